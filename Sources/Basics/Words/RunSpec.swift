@@ -1,0 +1,240 @@
+/// A value in a model's, optimizer's or schedule's parameter list.
+public enum SpecValue: Hashable, Sendable, Codable {
+    /// A whole number.
+    case integer(Int)
+    /// A number.
+    case number(Double)
+    /// A truth value.
+    case boolean(Bool)
+    /// A name.
+    case text(String)
+    /// A list of values.
+    case list([SpecValue])
+
+    /// Reads whichever of the five fits first.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if let value = try? container.decode(Bool.self) {
+            self = .boolean(value)
+        } else if let value = try? container.decode(Int.self) {
+            self = .integer(value)
+        } else if let value = try? container.decode(Double.self) {
+            self = .number(value)
+        } else if let value = try? container.decode(String.self) {
+            self = .text(value)
+        } else {
+            self = .list(try container.decode([SpecValue].self))
+        }
+    }
+
+    /// Writes the bare value.
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .integer(let value): try container.encode(value)
+        case .number(let value): try container.encode(value)
+        case .boolean(let value): try container.encode(value)
+        case .text(let value): try container.encode(value)
+        case .list(let value): try container.encode(value)
+        }
+    }
+
+    /// The value as a whole number, when it is one.
+    public var integer: Int? { if case .integer(let value) = self { value } else { nil } }
+    /// The value as a number, when it is one.
+    public var number: Double? {
+        switch self {
+        case .integer(let value): Double(value)
+        case .number(let value): value
+        default: nil
+        }
+    }
+    /// The value as a list of whole numbers, when it is one.
+    public var integers: [Int]? {
+        guard case .list(let values) = self else { return nil }
+        let numbers = values.compactMap(\.integer)
+        return numbers.count == values.count ? numbers : nil
+    }
+}
+
+/// A type by name and its parameters, as the cluster file writes it: `{ type: simple_cnn, channels: [32, 64] }`.
+public struct TypedSpec: Hashable, Sendable, Codable {
+    /// The name in the registry of models, optimizers or schedules.
+    public var type: String
+    /// All other keys.
+    public var parameters: [String: SpecValue]
+
+    /// A type and its parameters.
+    public init(type: String, parameters: [String: SpecValue] = [:]) {
+        self.type = type
+        self.parameters = parameters
+    }
+}
+
+/// Which engine trains.
+public enum EngineKind: String, Hashable, Sendable, Codable, CaseIterable {
+    /// Ours: OpenBLAS and C kernels.
+    case native
+    /// The user's own PyTorch script.
+    case torch
+}
+
+/// A set of CPU kernels whose results agree to the bit.
+///
+/// Names follow the x86-64 micro-architecture levels.
+public enum KernelSet: String, Hashable, Sendable, Codable, CaseIterable, Comparable {
+    /// SSE4.2: any x86-64 of the last 15 years.
+    case v2
+    /// AVX2 and FMA.
+    case v3
+    /// AVX-512.
+    case v4
+
+    /// What `OPENBLAS_CORETYPE` must be in a trainer's environment before exec.
+    public var openBLASCoreType: String {
+        switch self {
+        case .v2: "Nehalem"
+        case .v3: "Haswell"
+        case .v4: "SkylakeX"
+        }
+    }
+
+    /// Orders from the most portable to the fastest.
+    public static func < (a: KernelSet, b: KernelSet) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// Which checkpoints stay without being pinned.
+public struct KeepSpec: Hashable, Sendable, Codable {
+    /// How many of the best by the monitored metric; unit: checkpoints.
+    public var best: Int
+    /// How many of the last; unit: checkpoints.
+    public var latest: Int
+    /// How many of each.
+    public init(best: Int = 3, latest: Int = 2) {
+        self.best = best
+        self.latest = latest
+    }
+}
+
+/// How a dataset is cut: fractions of the samples, chosen by `seed`.
+public struct SplitSpec: Hashable, Sendable, Codable {
+    /// Fraction for validation, in [0, 1).
+    public var validation: Double
+    /// Fraction for test, in [0, 1).
+    public var test: Double
+    /// The split's own seed, so that two runs with other seeds are judged on the same samples.
+    public var seed: UInt64
+    /// Two fractions; the rest is for training.
+    public init(validation: Double = 0.2, test: Double = 0, seed: UInt64 = 1) {
+        self.validation = validation
+        self.test = test
+        self.seed = seed
+    }
+}
+
+/// What the user asks for, complete: every default filled in, every `auto` resolved from the run file alone.
+public struct RunSpec: Hashable, Sendable, Codable {
+    /// The run's name, for people and for the model it makes.
+    public var name: String
+    /// Which engine trains.
+    public var engine: EngineKind
+    /// The model by name and parameters.
+    public var model: TypedSpec
+    /// Passes over the training samples.
+    public var epochs: Int
+    /// Samples in a step, over all lanes.
+    public var batch: Int
+    /// Lanes, a power of two that divides `batch`.
+    public var lanes: Int
+    /// `sgd` or `adamw` with `learning_rate` and more.
+    public var optimizer: TypedSpec
+    /// `constant`, `step`, `cosine`, `one_cycle` with `warmup_steps` and more.
+    public var schedule: TypedSpec
+    /// Keys everything random.
+    public var seed: UInt64
+    /// Which checkpoints stay.
+    public var keep: KeepSpec
+    /// `val_accuracy` (larger is better) or `val_loss` (smaller is better).
+    public var monitor: String
+    /// How the dataset is cut.
+    public var split: SplitSpec
+
+    /// All fields.
+    public init(
+        name: String,
+        engine: EngineKind = .native,
+        model: TypedSpec,
+        epochs: Int,
+        batch: Int,
+        lanes: Int,
+        optimizer: TypedSpec,
+        schedule: TypedSpec,
+        seed: UInt64 = 42,
+        keep: KeepSpec = KeepSpec(),
+        monitor: String = "val_accuracy",
+        split: SplitSpec = SplitSpec()
+    ) {
+        self.name = name
+        self.engine = engine
+        self.model = model
+        self.epochs = epochs
+        self.batch = batch
+        self.lanes = lanes
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
+        self.keep = keep
+        self.monitor = monitor
+        self.split = split
+    }
+}
+
+/// Everything that decides the bits of a run's weights.
+///
+/// Two runs with equal records end with equal weights.
+public struct RunRecord: Hashable, Sendable, Codable {
+    /// What the user asked for.
+    public var spec: RunSpec
+    /// The dataset's manifest.
+    public var dataset: Digest
+    /// The kernel set of every host of the run.
+    public var kernels: KernelSet
+    /// SHA-256 of the worker binary on every host of the run.
+    public var worker: Digest
+
+    /// All fields.
+    public init(spec: RunSpec, dataset: Digest, kernels: KernelSet, worker: Digest) {
+        self.spec = spec
+        self.dataset = dataset
+        self.kernels = kernels
+        self.worker = worker
+    }
+}
+
+/// What a model takes and gives: enough to serve it without the dataset.
+///
+/// The file `model.json` of a checkpoint.
+public struct ModelSignature: Hashable, Sendable, Codable {
+    /// The model by name and parameters.
+    public var model: TypedSpec
+    /// Shape of one sample: `[features]` or `[C, H, W]`.
+    public var inputShape: [Int]
+    /// The names of the classes, in label order.
+    public var classes: [String]
+    /// Subtracted from each input value, one a channel (or one for all features).
+    public var mean: [Float]
+    /// Divides each input value after the subtraction, one a channel (or one for all features); never 0.
+    public var deviation: [Float]
+
+    /// All fields.
+    public init(model: TypedSpec, inputShape: [Int], classes: [String], mean: [Float], deviation: [Float]) {
+        self.model = model
+        self.inputShape = inputShape
+        self.classes = classes
+        self.mean = mean
+        self.deviation = deviation
+    }
+
+    /// Values in one sample.
+    public var inputCount: Int { inputShape.reduce(1, *) }
+}

@@ -1,0 +1,58 @@
+#include "CKernels.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define SET(name) name##_v2
+#pragma clang attribute push(__attribute__((target("sse4.2,popcnt"))), apply_to = function)
+#include "KernelBodies.h"
+#pragma clang attribute pop
+#undef SET
+
+#define SET(name) name##_v3
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
+#include "KernelBodies.h"
+#pragma clang attribute pop
+#undef SET
+
+#define SET(name) name##_v4
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
+    apply_to = function)
+#include "KernelBodies.h"
+#pragma clang attribute pop
+#undef SET
+
+const coord_kernels *coord_kernels_for(int level) {
+    switch (level) {
+    case 2: return &table_v2;
+    case 3: return &table_v3;
+    case 4: return &table_v4;
+    default: return NULL;
+    }
+}
+
+unsigned coord_float_mode_enter(void) {
+    unsigned before = _mm_getcsr();
+    // 0x8040: flush to zero, denormals are zero; 0x1F80: all exceptions masked, round to nearest.
+    _mm_setcsr(0x1F80 | 0x8040);
+    return before;
+}
+
+void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
+
+#else
+
+#define SET(name) name##_generic
+#include "KernelBodies.h"
+#undef SET
+
+const coord_kernels *coord_kernels_for(int level) { return level == 0 ? &table_generic : NULL; }
+
+unsigned coord_float_mode_enter(void) { return 0; }
+
+void coord_float_mode_leave(unsigned before) { (void)before; }
+
+#endif

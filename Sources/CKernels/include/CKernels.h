@@ -1,0 +1,138 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+// Every kernel gives the same bits on every instruction set: element-wise IEEE operations without contraction,
+// reductions in one virtual width of 16 that is folded 8, 4, 2, 1, and no libm.
+// Shapes: B samples, C channels, H x W pixels, K classes. Image activations are [C, B, H, W]: one GEMM a layer
+// then writes its output in place, without a transposition.
+
+/// The window of a convolution or a pooling over `[C, B, H, W]`.
+typedef struct {
+    int32_t channels, samples, height, width;
+    int32_t kernel, stride, padding;
+    int32_t out_height, out_width;
+} coord_window;
+
+/// Scalars of one SGD step; `decay` is the weight decay.
+typedef struct {
+    float rate, momentum, decay;
+    int32_t nesterov;
+} coord_sgd_scalars;
+
+/// Scalars of one AdamW step: `keep` = 1 - rate * decay, `step` = rate / (1 - beta1^t),
+/// `root2` = sqrt(1 - beta2^t), `take1` = 1 - beta1, `take2` = 1 - beta2.
+typedef struct {
+    float keep, step, root2, take1, beta2, take2, epsilon;
+} coord_adamw_scalars;
+
+/// The kernels of one instruction set.
+typedef struct coord_kernels coord_kernels;
+struct coord_kernels {
+    void (*add)(float *into, const float *from, size_t n);
+    void (*tree_sum)(float *into, const float *const *from, size_t count, size_t begin, size_t end);
+    void (*divide)(float *x, float by, size_t n);
+    void (*scale)(float *x, float by, size_t n);
+    double (*sum_squares)(const float *x, size_t n);
+    void (*moments)(const float *x, size_t n, double *sum, double *squares);
+    void (*normalize)(float *y, const float *x, float mean, float deviation, size_t n);
+    void (*bias_rows)(float *y, const float *bias, size_t rows, size_t columns);
+    void (*bias_planes)(float *y, const float *bias, size_t rows, size_t columns);
+    void (*column_sums)(float *into, const float *x, size_t rows, size_t columns);
+    void (*row_sums)(float *into, const float *x, size_t rows, size_t columns);
+    void (*relu)(float *x, size_t n);
+    void (*relu_backward)(float *d, const float *y, size_t n);
+    void (*softmax)(float *x, size_t rows, size_t classes);
+    void (*cross_entropy)(
+        float *d, const float *logits, const int32_t *labels, size_t rows, size_t classes,
+        double *loss, int64_t *correct);
+    void (*im2col)(float *columns, const float *x, const coord_window *w, int32_t first, int32_t count);
+    void (*col2im)(float *dx, const float *columns, const coord_window *w, int32_t first, int32_t count);
+    void (*maxpool)(float *y, uint8_t *where, const float *x, const coord_window *w);
+    void (*maxpool_backward)(float *dx, const uint8_t *where, const float *dy, const coord_window *w);
+    void (*sgd)(float *p, const float *g, float *m, const coord_sgd_scalars *s, size_t n);
+    void (*adamw)(float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n);
+};
+
+/// The kernels for an x86-64 level (2, 3, 4; 0 = this architecture's only set); NULL when there is no such set here.
+///
+/// The caller makes sure that the CPU has the level.
+const coord_kernels *coord_kernels_for(int level);
+
+/// Flushes denormals to zero on the calling thread and returns the register as it was.
+unsigned coord_float_mode_enter(void);
+/// Gives the calling thread its register back.
+void coord_float_mode_leave(unsigned before);
+
+// A C function pointer in a struct is an optional in Swift: these call through without one.
+static inline void coord_add(const coord_kernels *k, float *into, const float *from, size_t n) {
+    k->add(into, from, n);
+}
+static inline void coord_tree_sum(
+    const coord_kernels *k, float *into, const float *const *from, size_t count, size_t begin, size_t end) {
+    k->tree_sum(into, from, count, begin, end);
+}
+static inline void coord_divide(const coord_kernels *k, float *x, float by, size_t n) { k->divide(x, by, n); }
+static inline void coord_scale(const coord_kernels *k, float *x, float by, size_t n) { k->scale(x, by, n); }
+static inline double coord_sum_squares(const coord_kernels *k, const float *x, size_t n) {
+    return k->sum_squares(x, n);
+}
+static inline void coord_moments(
+    const coord_kernels *k, const float *x, size_t n, double *sum, double *squares) {
+    k->moments(x, n, sum, squares);
+}
+static inline void coord_normalize(
+    const coord_kernels *k, float *y, const float *x, float mean, float deviation, size_t n) {
+    k->normalize(y, x, mean, deviation, n);
+}
+static inline void coord_bias_rows(const coord_kernels *k, float *y, const float *bias, size_t rows, size_t columns) {
+    k->bias_rows(y, bias, rows, columns);
+}
+static inline void coord_bias_planes(
+    const coord_kernels *k, float *y, const float *bias, size_t rows, size_t columns) {
+    k->bias_planes(y, bias, rows, columns);
+}
+static inline void coord_column_sums(
+    const coord_kernels *k, float *into, const float *x, size_t rows, size_t columns) {
+    k->column_sums(into, x, rows, columns);
+}
+static inline void coord_row_sums(
+    const coord_kernels *k, float *into, const float *x, size_t rows, size_t columns) {
+    k->row_sums(into, x, rows, columns);
+}
+static inline void coord_relu(const coord_kernels *k, float *x, size_t n) { k->relu(x, n); }
+static inline void coord_relu_backward(const coord_kernels *k, float *d, const float *y, size_t n) {
+    k->relu_backward(d, y, n);
+}
+static inline void coord_softmax(const coord_kernels *k, float *x, size_t rows, size_t classes) {
+    k->softmax(x, rows, classes);
+}
+static inline void coord_cross_entropy(
+    const coord_kernels *k, float *d, const float *logits, const int32_t *labels, size_t rows, size_t classes,
+    double *loss, int64_t *correct) {
+    k->cross_entropy(d, logits, labels, rows, classes, loss, correct);
+}
+static inline void coord_im2col(
+    const coord_kernels *k, float *columns, const float *x, const coord_window *w, int32_t first, int32_t count) {
+    k->im2col(columns, x, w, first, count);
+}
+static inline void coord_col2im(
+    const coord_kernels *k, float *dx, const float *columns, const coord_window *w, int32_t first, int32_t count) {
+    k->col2im(dx, columns, w, first, count);
+}
+static inline void coord_maxpool(
+    const coord_kernels *k, float *y, uint8_t *where, const float *x, const coord_window *w) {
+    k->maxpool(y, where, x, w);
+}
+static inline void coord_maxpool_backward(
+    const coord_kernels *k, float *dx, const uint8_t *where, const float *dy, const coord_window *w) {
+    k->maxpool_backward(dx, where, dy, w);
+}
+static inline void coord_sgd(
+    const coord_kernels *k, float *p, const float *g, float *m, const coord_sgd_scalars *s, size_t n) {
+    k->sgd(p, g, m, s, n);
+}
+static inline void coord_adamw(
+    const coord_kernels *k, float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n) {
+    k->adamw(p, g, m, v, s, n);
+}
