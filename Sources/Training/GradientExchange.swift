@@ -1,0 +1,73 @@
+public import Basics
+
+/// How one exchange ended.
+public enum ExchangeOutcome: Sendable, Equatable {
+    /// Every member holds the same sum and goes on.
+    case committed
+    /// The membership changed before the sum was safe: compute the lanes of ``GradientExchange/lanes`` that are
+    /// still missing for this very operation, and call again.
+    case retry
+}
+
+/// A lane subtree's sum, as one member contributes it.
+public struct Contribution {
+    /// The lanes that were summed, along the lane tree.
+    public var subtree: LaneSubtree
+    /// The sum, `[N]`; must stay as it is until the exchange returns.
+    public var values: UnsafeBufferPointer<Float>
+
+    /// A subtree and its values.
+    public init(subtree: LaneSubtree, values: UnsafeBufferPointer<Float>) {
+        self.subtree = subtree
+        self.values = values
+    }
+}
+
+/// How the members of a run add up what their lanes computed; implemented by the agent over `Collectives`.
+///
+/// All members call ``exchange(operation:contributions:laneValues:sum:)`` with the same sequence of operations:
+/// 0, 1, 2, … counting training steps and evaluations alike. An operation is a transaction: it is committed on all
+/// members or on none.
+public protocol GradientExchange: AnyObject {
+    /// The lanes this member computes now; changes only inside `exchange`.
+    var lanes: LaneSet { get }
+
+    /// Adds up one operation over all lanes of the run and commits it.
+    ///
+    /// - Parameters:
+    ///   - operation: the number of the operation, one more than the last committed one.
+    ///   - contributions: exactly the subtrees of `lanes` (`LaneSet.subtrees(laneCount:)`), each `[N]`; N may be 0.
+    ///   - laneValues: `[laneCount × W]`, row i for lane i: in: the rows of this member's lanes are filled;
+    ///     on `.committed` all rows are.
+    ///   - sum: `[N]`: on `.committed` the tree sum over all lanes. On `.retry` its contents are undefined,
+    ///     and it must not be touched between the calls.
+    /// - Returns: whether the operation is committed.
+    /// - Throws: when the run can't go on (stopped, expelled, links gone for good).
+    func exchange(
+        operation: UInt64,
+        contributions: [Contribution],
+        laneValues: inout [Double],
+        sum: UnsafeMutableBufferPointer<Float>
+    ) throws -> ExchangeOutcome
+}
+
+/// The exchange of a run with one member: adds the subtrees it is given.
+public final class SoloExchange: GradientExchange {
+    /// All lanes.
+    public let lanes: LaneSet
+
+    /// - Parameter laneCount: the lanes of the run.
+    public init(laneCount: Int) { lanes = LaneSet(0..<laneCount) }
+
+    /// Copies the one contribution, the whole tree.
+    public func exchange(
+        operation: UInt64,
+        contributions: [Contribution],
+        laneValues: inout [Double],
+        sum: UnsafeMutableBufferPointer<Float>
+    ) throws -> ExchangeOutcome {
+        precondition(contributions.count == 1, "a lone member holds the whole tree")
+        _ = sum.update(fromContentsOf: contributions[0].values)
+        return .committed
+    }
+}

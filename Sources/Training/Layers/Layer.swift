@@ -1,0 +1,81 @@
+internal import Tensors
+
+/// Shape of one sample between two layers.
+enum SampleShape: Hashable, Sendable {
+    /// Activations `[B, features]`.
+    case flat(Int)
+    /// Activations `[C, B, H, W]`.
+    case planes(channels: Int, height: Int, width: Int)
+
+    /// Numbers in one sample.
+    var count: Int {
+        switch self {
+        case .flat(let features): features
+        case .planes(let channels, let height, let width): channels * height * width
+        }
+    }
+}
+
+/// A named slice of the arenas that hold parameters, gradients and optimizer state.
+public struct ParameterSlice: Hashable, Sendable {
+    /// The name, as in a PyTorch state dict (`conv1.weight`).
+    public var name: String
+    /// `[out, in]`, `[out, in, kernel, kernel]` or `[out]`.
+    public var shape: [Int]
+    /// Where the slice starts, a multiple of 16 numbers.
+    public var offset: Int
+    /// Inputs that one output sums; sets the range of the initial values.
+    public var fanIn: Int
+
+    /// Numbers in the slice.
+    public var count: Int { shape.reduce(1, *) }
+}
+
+/// What a layer works with during one pass of one lane.
+struct LayerPass {
+    let kernels: Kernels
+    /// Samples in the microbatch, > 0.
+    let count: Int
+    /// The arena of parameters; slices say where.
+    let weights: UnsafePointer<Float>
+    /// Scratch of the lane, at least `scratchCount` numbers of the layer that asks for most.
+    let scratch: UnsafeMutablePointer<Float>
+    /// The layer's own bytes from forward to backward, `placesPerSample` a sample.
+    let places: UnsafeMutablePointer<UInt8>
+}
+
+/// One layer: forward and backward side by side.
+///
+/// What a layer computes depends only on its inputs and on the number of samples, never on the thread.
+protocol Layer: Sendable {
+    /// Shape of one output sample.
+    var output: SampleShape { get }
+    /// True when `y` is `x` and `dx` is `dy`.
+    var isInPlace: Bool { get }
+    /// The slices that the layer owns.
+    var parameters: [ParameterSlice] { get }
+    /// Numbers of scratch.
+    var scratchCount: Int { get }
+    /// Bytes a sample that live from forward to backward.
+    var placesPerSample: Int { get }
+
+    /// Computes `y` from `x`.
+    func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass)
+
+    /// Computes `dx` (when asked for) from `dy`, and overwrites the layer's slices of `gradients` with sums over B.
+    func backward(
+        _ x: UnsafePointer<Float>,
+        _ y: UnsafePointer<Float>,
+        _ dy: UnsafeMutablePointer<Float>,
+        _ dx: UnsafeMutablePointer<Float>?,
+        gradients: UnsafeMutablePointer<Float>,
+        _ pass: LayerPass
+    )
+}
+
+extension Layer {
+    var isInPlace: Bool { false }
+    var parameters: [ParameterSlice] { [] }
+    var scratchCount: Int { 0 }
+    var placesPerSample: Int { 0 }
+}

@@ -1,0 +1,60 @@
+internal import Basics
+internal import Tensors
+
+/// The gradients of this member's lanes, and their sums along the lane tree.
+///
+/// Each lane keeps its own gradient until the operation is committed, so that a change of lanes costs
+/// only the lanes that are missing. Buffers are made when a lane is first computed here.
+final class LaneTree {
+    private let laneCount: Int
+    private let count: Int
+    private var lanes: [Int: FloatArena] = [:]
+    private var sums: [LaneSubtree: FloatArena] = [:]
+
+    /// - Parameter count: numbers in a gradient, N.
+    init(laneCount: Int, count: Int) {
+        self.laneCount = laneCount
+        self.count = count
+    }
+
+    /// The gradient of a lane, `[N]`.
+    func gradient(of lane: Int) -> FloatArena {
+        if let arena = lanes[lane] { return arena }
+        let arena = FloatArena(count: count)
+        lanes[lane] = arena
+        return arena
+    }
+
+    /// Sums a set of lanes into its subtrees.
+    func contributions(of set: LaneSet, kernels: Kernels, pool: LanePool) -> [Contribution] {
+        set.subtrees(laneCount: laneCount).map { tree in
+            if tree.level == 0 {
+                return Contribution(subtree: tree, values: gradient(of: tree.start).buffer)
+            }
+            let target: FloatArena
+            if let known = sums[tree] {
+                target = known
+            } else {
+                target = FloatArena(count: count)
+                sums[tree] = target
+            }
+            let parts = tree.lanes.map { UnsafePointer(gradient(of: $0).pointer) }
+            pool.forEachSlice(count) { kernels.treeSum(target.pointer, parts, $0) }
+            return Contribution(subtree: tree, values: target.buffer)
+        }
+    }
+
+    /// Frees what a set of lanes does not need, after a change of lanes.
+    func keepOnly(_ set: LaneSet) {
+        lanes = lanes.filter { set.contains($0.key) }
+        let trees = Set(set.subtrees(laneCount: laneCount))
+        sums = sums.filter { trees.contains($0.key) }
+    }
+
+    /// The sum of one column of `[lanes × width]` along the lane tree.
+    static func sum(_ values: [Double], width: Int, column: Int) -> Double {
+        var row = stride(from: column, to: values.count, by: width).map { values[$0] }
+        while row.count > 1 { row = stride(from: 0, to: row.count, by: 2).map { row[$0] + row[$0 + 1] } }
+        return row.first ?? 0
+    }
+}

@@ -1,0 +1,500 @@
+public import Basics
+internal import Tensors
+
+/// Trains one model, as one member of a run.
+///
+/// Synchronous: ``run()`` works on the caller's thread and on a few threads of its own, and returns when the last
+/// epoch has ended. The weights depend on the record and the samples alone: not on the members, their lanes or
+/// threads, nor on changes of membership or on having been resumed.
+public final class TrainingLoop {
+    /// What decides the bits of the result.
+    public let record: RunRecord
+    /// The model that is trained.
+    public let model: Model
+    /// What the model takes and gives.
+    public let signature: ModelSignature
+
+    private let samples: any SampleSource
+    private let exchange: any GradientExchange
+    private let observer: any TrainingObserver
+    private let kernels: Kernels
+    private let pool: LanePool
+    private let optimizer: Optimizer
+    private let schedule: Schedule
+    private let weights: FloatArena
+    private let sum: FloatArena
+    private let tree: LaneTree
+    private let workspaces: [Workspace]
+    private lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
+        Workspace(model: model, kernels: kernels, capacity: Self.blockSize, trains: false)
+    }
+    private var state: TrainingState
+    private var treeLanes = LaneSet()
+
+    /// Samples in one block of an evaluation: part of the result, as a product's bits depend on its size.
+    static let blockSize = 256
+    /// Loss, right ones, samples.
+    private static let valueCount = 3
+
+    /// Builds the model and its state, at its start or where a checkpoint left it.
+    ///
+    /// - Parameters:
+    ///   - record: what decides the bits of the result.
+    ///   - samples: where the samples come from; read from several threads.
+    ///   - exchange: how the members add up.
+    ///   - laneThreads: threads for the lanes, the caller's included.
+    ///   - observer: hears of steps, epochs and checkpoints.
+    ///   - resume: a checkpoint of this very record.
+    /// - Throws: ``TrainingError``, or `TensorsError` when OpenBLAS does not run the record's kernels.
+    public convenience init(
+        record: RunRecord,
+        samples: any SampleSource,
+        exchange: any GradientExchange,
+        laneThreads: Int,
+        observer: any TrainingObserver,
+        resume: CheckpointState? = nil
+    ) throws {
+        try BLAS.prepare(kernels: record.kernels)
+        try self.init(
+            preparedRecord: record,
+            samples: samples,
+            exchange: exchange,
+            laneThreads: laneThreads,
+            observer: observer,
+            resume: resume,
+            start: nil
+        )
+    }
+
+    /// As the public initializer, for callers that have looked at OpenBLAS themselves.
+    ///
+    /// - Parameter start: weights and normalisation instead of drawn and measured ones.
+    init(
+        preparedRecord record: RunRecord,
+        samples: any SampleSource,
+        exchange: any GradientExchange,
+        laneThreads: Int,
+        observer: any TrainingObserver,
+        resume: CheckpointState?,
+        start: (weights: SafeTensors, prefix: String, normalization: Normalization)?
+    ) throws {
+        let spec = record.spec
+        guard spec.lanes > 0, spec.lanes <= 64, spec.lanes & (spec.lanes - 1) == 0,
+            spec.batch % spec.lanes == 0,
+            spec.batch > 0, spec.epochs >= 0
+        else {
+            throw TrainingError(
+                .badSpec,
+                "lanes must be a power of two that divides the batch: \(spec.lanes) lanes, batch \(spec.batch)"
+            )
+        }
+        self.record = record
+        self.samples = samples
+        self.exchange = exchange
+        self.observer = observer
+        let kernels = try Kernels(record.kernels)
+        let model = try Model(spec.model, inputShape: samples.shape, classCount: samples.classes.count)
+        let optimizer = try Optimizer(spec.optimizer, parameterCount: model.parameterCount)
+        self.kernels = kernels
+        self.model = model
+        self.optimizer = optimizer
+        schedule = try Schedule(
+            spec.schedule,
+            rate: optimizer.learningRate,
+            stepsPerEpoch: samples.stepsPerEpoch,
+            epochs: spec.epochs
+        )
+        let pool = LanePool(size: max(1, laneThreads))
+        self.pool = pool
+        weights = FloatArena(count: model.parameterCount)
+        sum = FloatArena(count: model.parameterCount)
+        tree = LaneTree(laneCount: spec.lanes, count: model.parameterCount)
+        workspaces = (0..<pool.size).map { _ in
+            Workspace(model: model, kernels: kernels, capacity: spec.batch / spec.lanes, trains: true)
+        }
+        let configuration = try record.configurationDigest()
+        if let resume {
+            guard resume.state.configuration == configuration else {
+                throw TrainingError(
+                    .badCheckpoint,
+                    "the checkpoint belongs to configuration \(resume.state.configuration.short), "
+                        + "this run is \(configuration.short)",
+                    hint: "resume with the run's own record"
+                )
+            }
+            state = resume.state
+            signature = resume.signature
+            try model.load(weights.pointer, from: resume.weights)
+            for (name, arena) in optimizer.state {
+                try model.load(arena.pointer, from: resume.optimizer, prefix: name + ".")
+            }
+        } else {
+            let empty = Digest(of: "")
+            state = TrainingState(
+                seed: spec.seed,
+                lanes: spec.lanes,
+                configuration: configuration,
+                weights: empty,
+                optimizer: empty
+            )
+            let normalization =
+                try start?.normalization
+                ?? FloatMode.withDeterministicMode {
+                    try Normalization.measure(samples, kernels: kernels, pool: pool)
+                }
+            signature = ModelSignature(
+                model: spec.model,
+                inputShape: samples.shape,
+                classes: samples.classes,
+                mean: normalization.mean,
+                deviation: normalization.deviation
+            )
+            if let start {
+                try model.load(weights.pointer, from: start.weights, prefix: start.prefix)
+            } else {
+                model.initialize(weights.pointer, seed: spec.seed)
+            }
+        }
+    }
+
+    /// The epoch of the next step, from 0; the number of epochs when the run has ended.
+    public var nextEpoch: Int { state.epoch }
+
+    /// Trains to the end of the last epoch.
+    ///
+    /// - Throws: ``TrainingError`` `.diverged` when a loss is not finite; whatever the exchange or the observer throws.
+    public func run() throws {
+        try FloatMode.withDeterministicMode {
+            while state.epoch < record.spec.epochs { try runEpoch() }
+        }
+    }
+
+    // MARK: Steps
+
+    private func runEpoch() throws {
+        let start = ContinuousClock.now
+        while state.step < samples.stepsPerEpoch { try runStep() }
+        let validation = try evaluate()
+        let epoch = state.epoch
+        let count = max(1, state.epochTotals[2])
+        let report = EpochReport(
+            epoch: epoch,
+            globalStep: state.globalStep,
+            trainLoss: state.epochTotals[0] / count,
+            trainAccuracy: state.epochTotals[1] / count,
+            valLoss: validation?.loss,
+            valAccuracy: validation?.accuracy,
+            seconds: Self.seconds(since: start)
+        )
+        state.metrics = TrainingState.Metrics(
+            trainLoss: report.trainLoss,
+            trainAccuracy: report.trainAccuracy,
+            valLoss: report.valLoss,
+            valAccuracy: report.valAccuracy
+        )
+        state.epoch += 1
+        state.step = 0
+        state.epochTotals = [0, 0, 0]
+        try observer.didFinishEpoch(report)
+        if state.epoch == record.spec.epochs || observer.wantsCheckpoint(epoch: epoch) {
+            try observer.takeCheckpoint(try makeCheckpoint(report: report))
+        }
+    }
+
+    private func runStep() throws {
+        let start = ContinuousClock.now
+        let (values, exchangeSeconds) = try operate(sum: sum.mutableBuffer, gradients: true) { missing in
+            try computeLanes(missing)
+        }
+        let loss = LaneTree.sum(values, width: Self.valueCount, column: 0)
+        let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
+        let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
+        let rate = schedule.rate(at: state.globalStep)
+        if count > 0 {
+            optimizer.apply(
+                weights.pointer,
+                sum.pointer,
+                samples: count,
+                rate: rate,
+                step: state.globalStep + 1,
+                kernels: kernels,
+                pool: pool
+            )
+        }
+        state.epochTotals[0] += loss
+        state.epochTotals[1] += correct
+        state.epochTotals[2] += count
+        let report = StepReport(
+            epoch: state.epoch,
+            step: state.step,
+            globalStep: state.globalStep,
+            loss: loss / max(1, count),
+            accuracy: correct / max(1, count),
+            learningRate: rate,
+            samples: Int(count),
+            computedLanes: exchange.lanes,
+            secondsCompute: Self.seconds(since: start) - exchangeSeconds,
+            secondsExchange: exchangeSeconds
+        )
+        state.step += 1
+        state.globalStep += 1
+        try observer.didFinishStep(report)
+    }
+
+    /// One operation of the exchange: computes the lanes that are missing until the members have committed.
+    ///
+    /// - Parameters:
+    ///   - sum: `[N]`, or empty.
+    ///   - compute: the rows of the lanes that it is given, in order.
+    /// - Returns: the rows of all lanes, and the seconds in the exchange.
+    private func operate(
+        sum: UnsafeMutableBufferPointer<Float>,
+        gradients: Bool,
+        compute: ([Int]) throws -> [LaneResult]
+    ) throws -> ([Double], Double) {
+        let laneCount = record.spec.lanes
+        var rows: [Int: LaneResult] = [:]
+        var exchangeSeconds = 0.0
+        while true {
+            let held = exchange.lanes
+            let missing = held.lanes.filter { rows[$0] == nil }
+            for (lane, result) in zip(missing, try compute(missing)) { rows[lane] = result }
+            var values = [Double](repeating: 0, count: laneCount * Self.valueCount)
+            for lane in held.lanes {
+                guard let row = rows[lane] else { continue }
+                values[lane * Self.valueCount] = row.loss
+                values[lane * Self.valueCount + 1] = Double(row.correct)
+                values[lane * Self.valueCount + 2] = Double(row.count)
+            }
+            let contributions =
+                gradients
+                ? tree.contributions(of: held, kernels: kernels, pool: pool)
+                : held.subtrees(laneCount: laneCount).map {
+                    Contribution(subtree: $0, values: UnsafeBufferPointer(start: nil, count: 0))
+                }
+            let start = ContinuousClock.now
+            let outcome = try exchange.exchange(
+                operation: state.operation,
+                contributions: contributions,
+                laneValues: &values,
+                sum: sum
+            )
+            exchangeSeconds += Self.seconds(since: start)
+            guard outcome == .committed else { continue }
+            if gradients, treeLanes != exchange.lanes {
+                treeLanes = exchange.lanes
+                tree.keepOnly(treeLanes)
+            }
+            // Looked at after the commit, when all members see the same rows and stop at the same place.
+            for lane in 0..<laneCount where !values[lane * Self.valueCount].isFinite {
+                throw TrainingError(
+                    .diverged,
+                    "the loss of lane \(lane) is not a finite number in step \(state.step) of epoch \(state.epoch)",
+                    hint: "lower the learning rate, warm up longer or clip with clip_norm"
+                )
+            }
+            state.operation += 1
+            return (values, exchangeSeconds)
+        }
+    }
+
+    /// Forward and backward of some lanes, side by side.
+    private func computeLanes(_ lanes: [Int]) throws -> [LaneResult] {
+        let batches = try lanes.map { lane in
+            let indices = samples.microbatch(lane: lane, epoch: state.epoch, step: state.step)
+            guard indices.count <= record.spec.batch / record.spec.lanes else {
+                throw TrainingError(
+                    .badData,
+                    "lane \(lane) has \(indices.count) samples, more than its share"
+                )
+            }
+            return indices
+        }
+        let gradients = lanes.map { tree.gradient(of: $0) }
+        return try results(lanes.count) { index, thread in
+            guard !batches[index].isEmpty else {
+                gradients[index].clear()
+                return LaneResult()
+            }
+            let workspace = workspaces[thread]
+            guard let bad = load(batches[index][...], into: workspace) else {
+                let (loss, correct) = workspace.train(
+                    count: batches[index].count,
+                    weights: weights.pointer,
+                    gradients: gradients[index].pointer
+                )
+                return LaneResult(loss: loss, correct: correct, count: batches[index].count)
+            }
+            return LaneResult(badSample: bad)
+        }
+    }
+
+    /// Runs `body` for each index on the pool and gives the results in order.
+    private func results(
+        _ count: Int,
+        _ body: (_ index: Int, _ thread: Int) -> LaneResult
+    ) throws -> [LaneResult] {
+        var results = [LaneResult](repeating: LaneResult(), count: count)
+        results.withUnsafeMutableBufferPointer { results in
+            pool.run(count) { index, thread in results[index] = body(index, thread) }
+        }
+        if let bad = results.compactMap(\.badSample).min() {
+            throw TrainingError(
+                .badData,
+                "sample \(bad) has label \(samples.label(bad)), there are \(model.classCount) classes"
+            )
+        }
+        return results
+    }
+
+    /// Reads samples into a workspace; returns the first one whose label is out of range.
+    private func load(_ indices: ArraySlice<Int>, into workspace: Workspace) -> Int? {
+        for (position, index) in indices.enumerated() {
+            let label = samples.label(index)
+            guard label >= 0, label < model.classCount else { return index }
+            samples.read(index, into: workspace.raw)
+            workspace.accept(
+                position: position,
+                count: indices.count,
+                mean: signature.mean,
+                deviation: signature.deviation
+            )
+            workspace.labels[position] = Int32(label)
+        }
+        return nil
+    }
+
+    // MARK: Evaluation
+
+    /// The loss and accuracy on the validation split; nil without one.
+    ///
+    /// Block b of 256 samples belongs to lane b mod L; blocks are summed in order within a lane, lanes along the tree.
+    private func evaluate() throws -> (loss: Double, accuracy: Double)? {
+        let indices = samples.validationIndices
+        let laneCount = record.spec.lanes
+        let blocks = (indices.count + Self.blockSize - 1) / Self.blockSize
+        let (values, _) = try operate(sum: UnsafeMutableBufferPointer(start: nil, count: 0), gradients: false)
+        {
+            missing in
+            let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }
+            let evaluators = evaluators
+            let parts = try results(own.count) { index, thread in
+                let first = own[index] * Self.blockSize
+                let block = indices[first..<min(indices.count, first + Self.blockSize)]
+                if let bad = load(block, into: evaluators[thread]) { return LaneResult(badSample: bad) }
+                let (loss, correct) = evaluators[thread].evaluate(
+                    count: block.count,
+                    weights: weights.pointer
+                )
+                return LaneResult(loss: loss, correct: correct, count: block.count)
+            }
+            var rows = [Int: LaneResult]()
+            for (block, part) in zip(own, parts) {
+                rows[block % laneCount, default: LaneResult()].add(part)
+            }
+            return missing.map { rows[$0] ?? LaneResult() }
+        }
+        let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
+        guard count > 0 else { return nil }
+        return (
+            LaneTree.sum(values, width: Self.valueCount, column: 0) / count,
+            LaneTree.sum(values, width: Self.valueCount, column: 1) / count
+        )
+    }
+
+    // MARK: Checkpoints
+
+    /// SHA-256 of the parameters as they stand: equal on all members after each step, or a replica has drifted.
+    public func weightsDigest() -> Digest { Digest(of: UnsafeRawBufferPointer(weights.buffer)) }
+
+    /// Copies the state as it stands between two steps.
+    ///
+    /// - Throws: ``TrainingError`` `.diverged` when the model gives outputs that are not finite.
+    /// - Cost: a copy and a SHA-256 of the weights and the optimizer state, and one forward pass of 16 samples.
+    public func makeCheckpoint(report: EpochReport? = nil) throws -> Checkpoint {
+        let model = SafeTensors.write(model.tensors(weights.pointer))
+        let optimizer = SafeTensors.write(
+            optimizer.state.flatMap { self.model.tensors($0.arena.pointer, prefix: $0.name + ".") }
+        )
+        state.weights = Digest(of: model)
+        state.optimizer = Digest(of: optimizer)
+        return Checkpoint(
+            files: [
+                ("model.safetensors", model),
+                ("optimizer.safetensors", optimizer),
+                ("state.json", try CanonicalJSON.encode(state)),
+                ("model.json", try CanonicalJSON.encode(signature)),
+                ("golden.safetensors", try makeGolden()),
+            ],
+            weightsDigest: state.weights,
+            epoch: state.epoch - 1,
+            globalStep: state.globalStep,
+            report: report
+        )
+    }
+
+    /// The model's fixed examples: the first 16 of the validation split, or of the training split without one.
+    private func makeGolden() throws -> [UInt8] {
+        let split = samples.validationIndices.isEmpty ? samples.trainingIndices : samples.validationIndices
+        let indices = Array(split.prefix(16))
+        let size = signature.inputCount
+        let raw = FloatArena(count: indices.count * size)
+        for (position, index) in indices.enumerated() {
+            samples.read(
+                index,
+                into: UnsafeMutableBufferPointer(start: raw.pointer + position * size, count: size)
+            )
+        }
+        let workspace = Workspace(model: model, kernels: kernels, capacity: 16, trains: false)
+        _ = load(indices[...], into: workspace)
+        let logits = FloatMode.withDeterministicMode {
+            workspace.forward(count: indices.count, weights: weights.pointer)
+        }
+        let count = indices.count * model.classCount
+        // The last update of a run has no later loss that would show it.
+        guard (0..<count).allSatisfy({ logits[$0].isFinite }) else {
+            throw TrainingError(
+                .diverged,
+                "the model's outputs are not finite numbers after \(state.globalStep) steps",
+                hint: "lower the learning rate, warm up longer or clip with clip_norm"
+            )
+        }
+        return SafeTensors.write([
+            SafeTensors.Tensor(
+                name: "inputs",
+                shape: [indices.count] + signature.inputShape,
+                floats: raw.buffer
+            ),
+            SafeTensors.Tensor(
+                name: "logits",
+                shape: [indices.count, model.classCount],
+                floats: UnsafeBufferPointer(start: logits, count: count)
+            ),
+            SafeTensors.Tensor(
+                name: "labels",
+                shape: [indices.count],
+                integers: indices.map { Int64(samples.label($0)) }
+            ),
+        ])
+    }
+
+    private static func seconds(since start: ContinuousClock.Instant) -> Double {
+        let parts = (ContinuousClock.now - start).components
+        return Double(parts.seconds) + Double(parts.attoseconds) * 1e-18
+    }
+}
+
+/// What one lane, or one block of an evaluation, gave.
+private struct LaneResult {
+    var loss = 0.0
+    var correct = 0
+    var count = 0
+    /// A sample whose label is out of range.
+    var badSample: Int?
+
+    mutating func add(_ other: LaneResult) {
+        loss += other.loss
+        correct += other.correct
+        count += other.count
+    }
+}
