@@ -1,0 +1,139 @@
+internal import Basics
+internal import CShims
+
+/// The 64 bytes before each payload; little endian, layout in `docs/formats/collectives.md`.
+struct FrameHeader: Hashable, Sendable {
+    /// What a frame carries.
+    enum Kind: UInt8, Sendable {
+        /// Values of one subtree for the owner of a segment.
+        case contribution = 1
+        /// Summed values from the owner of a segment.
+        case result = 2
+        /// Lane rows of the sender.
+        case laneValues = 3
+        /// The digest of the complete result: the sender holds it.
+        case ready = 4
+        /// A sign of life.
+        case beat = 5
+        /// The sender gives up: code and blamed ranks.
+        case abort = 6
+        /// The sender leaves on purpose.
+        case bye = 7
+    }
+
+    static let byteCount = 64
+    /// No frame carries more.
+    static let maxPayload = 262_144
+    static let magic: UInt32 = 0x464C_4343  // "CCLF"
+    static let version: UInt8 = 1
+
+    var kind: Kind
+    var run: UInt64
+    var generation: UInt32
+    var sender: UInt32
+    var operation: UInt64 = 0
+    var segment: UInt32 = 0
+    var subtreeStart: UInt16 = 0
+    var subtreeLevel: UInt16 = 0
+    /// The index of the first value in the whole array (of rows: of doubles among the sender's rows).
+    var offset: UInt32 = 0
+    /// N of the operation.
+    var elements: UInt32 = 0
+    /// W of the operation.
+    var width: UInt32 = 0
+    /// Bytes of payload.
+    var length: UInt32 = 0
+    /// CRC-32C over the payload, then over the header up to here.
+    var checksum: UInt32 = 0
+
+    init(kind: Kind, run: UInt64, generation: UInt32, sender: UInt32) {
+        self.kind = kind
+        self.run = run
+        self.generation = generation
+        self.sender = sender
+    }
+
+    /// Writes 64 bytes, the checksum computed.
+    ///
+    /// - Parameter payload: what will follow; its length is set here.
+    mutating func seal(into target: UnsafeMutableRawBufferPointer, payload: UnsafeRawBufferPointer) {
+        length = UInt32(payload.count)
+        store(into: target)
+        let crc = coord_crc32c(0, payload.baseAddress, payload.count)
+        checksum = coord_crc32c(crc, target.baseAddress, 60)
+        target.storeBytes(of: checksum.littleEndian, toByteOffset: 60, as: UInt32.self)
+    }
+
+    /// Tells whether payload and header bytes are as they were sealed.
+    static func isIntact(header: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer) -> Bool {
+        let crc = coord_crc32c(0, payload.baseAddress, payload.count)
+        let stored = UInt32(littleEndian: header.loadUnaligned(fromByteOffset: 60, as: UInt32.self))
+        return coord_crc32c(crc, header.baseAddress, 60) == stored
+    }
+
+    private func store(into target: UnsafeMutableRawBufferPointer) {
+        precondition(target.count >= Self.byteCount)
+        func put<Value: FixedWidthInteger>(_ value: Value, _ at: Int) {
+            target.storeBytes(of: value.littleEndian, toByteOffset: at, as: Value.self)
+        }
+        put(Self.magic, 0)
+        put(Self.version, 4)
+        put(kind.rawValue, 5)
+        put(UInt16(0), 6)
+        put(run, 8)
+        put(generation, 16)
+        put(sender, 20)
+        put(operation, 24)
+        put(segment, 32)
+        put(subtreeStart, 36)
+        put(subtreeLevel, 38)
+        put(offset, 40)
+        put(elements, 44)
+        put(width, 48)
+        put(UInt32(0), 52)
+        put(length, 56)
+        put(checksum, 60)
+    }
+
+    /// Reads 64 bytes from somebody else.
+    ///
+    /// - Throws: `.badFrame` for another magic, version or kind, set reserved bits, or too long a payload.
+    init(parsing source: UnsafeRawBufferPointer) throws(CollectivesError) {
+        precondition(source.count >= Self.byteCount)
+        func get<Value: FixedWidthInteger>(_ type: Value.Type, _ at: Int) -> Value {
+            Value(littleEndian: source.loadUnaligned(fromByteOffset: at, as: type))
+        }
+        guard get(UInt32.self, 0) == Self.magic, get(UInt8.self, 4) == Self.version else {
+            throw CollectivesError(.badFrame, "a frame starts with other bytes than this version's")
+        }
+        guard let kind = Kind(rawValue: get(UInt8.self, 5)) else {
+            throw CollectivesError(.badFrame, "a frame is of unknown kind \(get(UInt8.self, 5))")
+        }
+        guard get(UInt16.self, 6) == 0, get(UInt32.self, 52) == 0 else {
+            throw CollectivesError(.badFrame, "a frame sets reserved bits")
+        }
+        self.init(
+            kind: kind,
+            run: get(UInt64.self, 8),
+            generation: get(UInt32.self, 16),
+            sender: get(UInt32.self, 20)
+        )
+        operation = get(UInt64.self, 24)
+        segment = get(UInt32.self, 32)
+        subtreeStart = get(UInt16.self, 36)
+        subtreeLevel = get(UInt16.self, 38)
+        offset = get(UInt32.self, 40)
+        elements = get(UInt32.self, 44)
+        width = get(UInt32.self, 48)
+        length = get(UInt32.self, 56)
+        checksum = get(UInt32.self, 60)
+        guard length <= Self.maxPayload else {
+            throw CollectivesError(.badFrame, "a frame claims \(length) bytes, more than \(Self.maxPayload)")
+        }
+    }
+
+    /// The first 8 bytes of the digest of a run id.
+    static func runNumber(_ run: RunID) -> UInt64 {
+        Digest(of: run.text).raw.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+}

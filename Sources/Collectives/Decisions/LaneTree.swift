@@ -1,0 +1,87 @@
+internal import Basics
+internal import CShims
+
+/// The one order in which the lanes' values are added, whoever holds them: node = left + right.
+struct LaneTree: Sendable {
+    /// Where a leaf comes from.
+    struct Leaf: Hashable, Sendable {
+        var subtree: LaneSubtree
+        var rank: Int
+        /// The position among the subtrees of its member.
+        var position: Int
+    }
+
+    /// The leaves, left to right.
+    let leaves: [Leaf]
+    /// The tree in postfix order, as `coord_tree_sum` wants it.
+    let program: [Int16]
+    /// The subtrees of each member, in rising order.
+    let subtrees: [[LaneSubtree]]
+
+    /// Builds the tree.
+    ///
+    /// - Parameters:
+    ///   - laneCount: L, a power of two, at most 64.
+    ///   - lanes: what each member holds.
+    /// - Throws: ``CollectivesError`` `.mismatch` when a lane belongs to nobody or to two members.
+    init(laneCount: Int, lanes: [LaneSet]) throws(CollectivesError) {
+        guard (1...64).contains(laneCount), laneCount & (laneCount - 1) == 0 else {
+            throw CollectivesError(.mismatch, "\(laneCount) lanes: not a power of two up to 64")
+        }
+        let all = laneCount == 64 ? UInt64.max : (1 << UInt64(laneCount)) - 1
+        var taken: UInt64 = 0
+        for (rank, set) in lanes.enumerated() {
+            guard set.bits & ~all == 0, set.bits & taken == 0 else {
+                throw CollectivesError(
+                    .mismatch,
+                    "rank \(rank) holds lanes \(set) that are another's or not among \(laneCount)",
+                    ranks: [rank]
+                )
+            }
+            taken |= set.bits
+        }
+        guard taken == all else {
+            throw CollectivesError(.mismatch, "nobody holds lanes \(LaneSet(bits: all & ~taken))")
+        }
+        let subtrees = lanes.map { $0.subtrees(laneCount: laneCount) }
+        var byTree: [LaneSubtree: Leaf] = [:]
+        for (rank, held) in subtrees.enumerated() {
+            for (position, subtree) in held.enumerated() {
+                byTree[subtree] = Leaf(subtree: subtree, rank: rank, position: position)
+            }
+        }
+        var leaves: [Leaf] = []
+        var program: [Int16] = []
+        func visit(_ tree: LaneSubtree) {
+            if let leaf = byTree[tree] {
+                program.append(Int16(leaves.count))
+                leaves.append(leaf)
+            } else if let (left, right) = tree.halves {
+                visit(left)
+                visit(right)
+                program.append(-1)
+            }
+        }
+        visit(LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount))
+        self.leaves = leaves
+        self.program = program
+        self.subtrees = subtrees
+    }
+
+    /// Adds up `count` values of all leaves into `target`.
+    ///
+    /// - Parameters:
+    ///   - pointers: one a leaf.
+    ///   - mode: the floating-point control word to add under.
+    func sum(
+        _ pointers: UnsafePointer<UnsafePointer<Float>?>,
+        into target: UnsafeMutablePointer<Float>,
+        count: Int,
+        mode: UInt64
+    ) {
+        let result = program.withUnsafeBufferPointer { program in
+            coord_tree_sum(pointers, program.baseAddress, program.count, target, count, mode)
+        }
+        precondition(result == 0, "a lane tree of \(leaves.count) leaves is no tree")
+    }
+}

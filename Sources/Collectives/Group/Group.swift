@@ -1,0 +1,288 @@
+public import Basics
+internal import CShims
+internal import Dispatch
+internal import Synchronization
+
+/// One member of a generation, as the coordinator describes it to all.
+public struct Member: Hashable, Sendable {
+    /// Its place among the members, from 0.
+    public var rank: Int
+    /// Where its ``Endpoint`` is reached.
+    public var address: String
+    /// The lanes it computes; may be empty.
+    public var lanes: LaneSet
+
+    /// A member at an address.
+    public init(rank: Int, address: String, lanes: LaneSet) {
+        self.rank = rank
+        self.address = address
+        self.lanes = lanes
+    }
+}
+
+/// The members of one generation of a run, joined: they add up what their lanes computed, operation by operation.
+///
+/// One thread of its own moves all bytes, adds, and shows a sign of life each 200 ms also while the caller computes.
+/// ``reduce(operation:contributions:laneValues:sum:)`` is called by one thread at a time. After any error the group
+/// is unusable; ``memberState`` is what the next generation needs. ``close()`` it when done; it ends its links.
+public final class Group: Sendable {
+    /// What may be tuned.
+    public struct Options: Sendable {
+        /// How long a member may say nothing while an operation waits for it.
+        ///
+        /// Larger rides out longer pauses, smaller notices a frozen host sooner. Above 0.6 s.
+        public var silenceLimit: Duration = .seconds(3)
+        /// 3 s.
+        public init() {}
+    }
+
+    /// What went over the links so far, updated at the end of each operation.
+    public struct Counters: Hashable, Sendable {
+        /// Bytes written to all links.
+        public var bytesSent = 0
+        /// Bytes read from all links.
+        public var bytesReceived = 0
+        /// Frames read.
+        public var framesReceived = 0
+        /// Frames of another run, generation or an older operation: dropped.
+        public var framesDropped = 0
+    }
+
+    /// The generation.
+    public let generation: UInt32
+    /// This member.
+    public let rank: Int
+    /// The number of members.
+    public let memberCount: Int
+    /// How this generation starts.
+    public let resolution: Resolution
+
+    private let plan: GroupPlan
+    private let shared: GroupShared
+    private let thread: CommThread?
+
+    /// Meets all members of a generation.
+    ///
+    /// Higher ranks dial lower ones; both sides prove `secret` to each other. Blocks until all links stand.
+    /// - Parameters:
+    ///   - endpoint: where this process is reached; its address is the one in `members`.
+    ///   - run: the run; a part of each frame.
+    ///   - generation: larger than any generation this endpoint opened before for the run.
+    ///   - rank: this member's place in `members`.
+    ///   - members: in rank order, the same for all members; together they hold all lanes.
+    ///   - laneCount: L, a power of two up to 64.
+    ///   - secret: the generation's.
+    ///   - state: ``memberState`` of the generation before, or what a joiner fetched.
+    ///   - deadline: when to give up.
+    ///   - options: what may be tuned.
+    ///   - onFailure: called once, on the group's thread, when the group can't go on; must not block or close the
+    ///     group. Not called for ``abort(_:)`` and ``close()`` on this side.
+    /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: those missing), `.handshakeRefused`, `.mismatch`,
+    ///   `.diverged`, `.aborted` (``Endpoint/abandon(generation:of:)``), `.closed`, `.system`.
+    /// - Cost: P - 1 links, one thread, 0.4 MiB a link.
+    public static func open(
+        endpoint: Endpoint,
+        run: RunID,
+        generation: UInt32,
+        rank: Int,
+        members: [Member],
+        laneCount: Int,
+        secret: Redacted<[UInt8]>,
+        state: MemberState = MemberState(),
+        deadline: ContinuousClock.Instant,
+        options: Options = Options(),
+        onFailure: (@Sendable (CollectivesError) -> Void)? = nil
+    ) throws(CollectivesError) -> Group {
+        precondition(members.indices.contains(rank), "rank \(rank) of \(members.count) members")
+        precondition(members.indices.allSatisfy { members[$0].rank == $0 }, "members are not in rank order")
+        let plan = GroupPlan(
+            run: FrameHeader.runNumber(run),
+            generation: generation,
+            rank: rank,
+            lanes: members.map(\.lanes),
+            tree: try LaneTree(laneCount: laneCount, lanes: members.map(\.lanes)),
+            laneCount: laneCount,
+            silenceLimit: options.silenceLimit
+        )
+        let context = Handshake.Context(
+            run: run,
+            generation: generation,
+            rank: rank,
+            plan: plan.digest,
+            secret: secret,
+            state: state
+        )
+        let met = try Meeting.meet(
+            endpoint: endpoint,
+            context: context,
+            addresses: members.map(\.address),
+            deadline: deadline
+        )
+        do throws(CollectivesError) {
+            let states = members.indices.map { met[$0]?.state ?? state }
+            let decided = try Resolution.decide(rank: rank, states: states)
+            let shared = GroupShared(state: decided.state, wake: try WakeEvent())
+            var thread: CommThread?
+            if members.count > 1 {
+                let links = met.mapValues(\.link)
+                thread = try CommThread(name: "coord-comm-\(rank)") {
+                    CommLoop(plan, shared, links, onFailure).run()
+                }
+            }
+            return Group(plan: plan, shared: shared, thread: thread, resolution: decided.resolution)
+        } catch {
+            met.values.forEach { $0.link.close() }
+            throw error
+        }
+    }
+
+    private init(plan: GroupPlan, shared: GroupShared, thread: CommThread?, resolution: Resolution) {
+        self.plan = plan
+        self.shared = shared
+        self.thread = thread
+        self.resolution = resolution
+        generation = plan.generation
+        rank = plan.rank
+        memberCount = plan.lanes.count
+    }
+
+    deinit { close() }
+
+    /// What this member knows now; give it to the next generation.
+    ///
+    /// When ``MemberState/retained`` is not nil after a failure, `sum` and `laneValues` of that operation hold the
+    /// complete result; keep them until the next generation says ``Resolution/commitReady`` or recomputes.
+    public var memberState: MemberState { shared.state.withLock { $0.member } }
+
+    /// What went over the links so far.
+    public var counters: Counters { shared.state.withLock { $0.counters } }
+
+    /// Why the group can't go on; nil while it can.
+    public var failure: CollectivesError? { shared.state.withLock { $0.failure } }
+
+    /// Adds up one operation over all lanes of the run, and commits it.
+    ///
+    /// Values are summed along the fixed tree on lane numbers (node = left + right), so the result has the same bits
+    /// for any number of members and any distribution of lanes. Each member owns one segment of the values, receives
+    /// the others' contributions for it, sums, and returns the result. It is committed when every member says that it
+    /// holds the result with one digest.
+    ///
+    /// - Parameters:
+    ///   - operation: ``MemberState/committed`` of ``memberState``.
+    ///   - contributions: exactly the subtrees of this member's lanes, each `[N]`; N may be 0. They stay as they are.
+    ///   - laneValues: `[laneCount × W]`, row i for lane i. In: the rows of this member's lanes; out: all rows.
+    ///   - sum: `[N]`, out; must not overlap the contributions unless P is 1. After an error its contents are
+    ///     undefined, unless ``memberState`` retains the operation: then sum and laneValues are complete.
+    /// - Throws: ``CollectivesError`` `.peerLost`, `.peerSilent`, `.peerLeft`, `.peerAborted`, `.diverged`, `.mismatch`,
+    ///   `.badFrame`, `.aborted`, `.closed`; all name ranks. The group is unusable afterwards.
+    /// - Precondition: every member passes the same operation, N and W; the operation is the next one.
+    /// - Cost: two latencies and one for the commit; `2·4N·(P-1)/P` bytes sent when each member holds one subtree;
+    ///   one segment of scratch for each foreign subtree.
+    public func reduce(
+        operation: UInt64,
+        contributions: [(subtree: LaneSubtree, values: UnsafeBufferPointer<Float>)],
+        laneValues: inout [Double],
+        sum: UnsafeMutableBufferPointer<Float>
+    ) throws(CollectivesError) {
+        let mine = plan.tree.subtrees[rank]
+        precondition(
+            contributions.map(\.subtree) == mine,
+            "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
+        )
+        precondition(
+            contributions.allSatisfy { $0.values.count == sum.count },
+            "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
+        )
+        precondition(laneValues.count % plan.laneCount == 0, "\(laneValues.count) lane values, no whole rows")
+        precondition(sum.count <= Int(UInt32.max) / 2, "\(sum.count) values are too many for one operation")
+        let outcome = laneValues.withUnsafeMutableBufferPointer { rows in
+            let posted = PostedOperation(
+                operation: operation,
+                contributions: contributions.map(\.values.baseAddress),
+                laneValues: rows,
+                width: rows.count / plan.laneCount,
+                sum: sum.baseAddress,
+                elements: sum.count,
+                floatMode: coord_float_mode()
+            )
+            return thread == nil ? reduceAlone(posted) : exchange(posted)
+        }
+        if let outcome { throw outcome }
+    }
+
+    /// Gives up: a blocked or the next ``reduce(operation:contributions:laneValues:sum:)`` throws `.aborted`.
+    ///
+    /// May be called from any thread; the other members learn it at once.
+    public func abort(_ reason: String) {
+        shared.state.withLock { state in
+            if state.abortReason == nil { state.abortReason = reason }
+            if thread == nil, state.failure == nil { state.failure = CollectivesError(.aborted, reason) }
+        }
+        shared.wake.signal()
+    }
+
+    /// Ends the links and the thread; waits for the thread.
+    ///
+    /// The other members see that this one left on purpose. A blocked reduce throws `.aborted`. Further calls do
+    /// nothing.
+    public func close() {
+        shared.state.withLock { state in
+            state.isClosing = true
+            if thread == nil, state.failure == nil {
+                state.failure = CollectivesError(.closed, "the group of generation \(generation) is closed")
+            }
+        }
+        shared.wake.signal()
+        thread?.join()
+    }
+
+    private func exchange(_ posted: PostedOperation) -> CollectivesError? {
+        let refusal: CollectivesError? = shared.state.withLock { state in
+            if let failure = state.failure { return failure }
+            precondition(
+                posted.operation == state.member.committed && !state.isInFlight,
+                "operation \(posted.operation) is not the next one, \(state.member.committed)"
+            )
+            state.member.begin()
+            state.posted = posted
+            state.isInFlight = true
+            return nil
+        }
+        if let refusal { return refusal }
+        shared.wake.signal()
+        shared.finished.wait()
+        return shared.state.withLock { state in
+            defer { state.outcome = nil }
+            return state.outcome
+        }
+    }
+
+    private func reduceAlone(_ posted: PostedOperation) -> CollectivesError? {
+        let refusal: CollectivesError? = shared.state.withLock { state in
+            if state.failure == nil {
+                precondition(
+                    posted.operation == state.member.committed,
+                    "operation \(posted.operation) is not the next one, \(state.member.committed)"
+                )
+                state.member.begin()
+            }
+            return state.failure
+        }
+        if let refusal { return refusal }
+        var fingerprint = ResultFingerprint()
+        if let sum = posted.sum, posted.elements > 0 {
+            posted.contributions.withUnsafeBufferPointer { leaves in
+                if let leaves = leaves.baseAddress {
+                    plan.tree.sum(leaves, into: sum, count: posted.elements, mode: posted.floatMode)
+                }
+            }
+            fingerprint.add(sum, first: 0, count: posted.elements)
+        }
+        let digest = fingerprint.digest(posted)
+        shared.state.withLock { state in
+            state.member.becomeReady(digest)
+            state.member.commit()
+        }
+        return nil
+    }
+}

@@ -1,0 +1,88 @@
+internal import Basics
+internal import CShims
+internal import Dispatch
+internal import Synchronization
+
+/// What all members of a generation were told alike.
+struct GroupPlan: Sendable {
+    var run: UInt64
+    var generation: UInt32
+    var rank: Int
+    var lanes: [LaneSet]
+    var tree: LaneTree
+    var laneCount: Int
+    var silenceLimit: Duration
+
+    var memberCount: Int { lanes.count }
+
+    /// What both sides of a link compare.
+    var digest: Digest {
+        var writer = ByteWriter()
+        writer.write("coord collectives plan")
+        writer.write(UInt32(laneCount))
+        writer.write(UInt32(lanes.count))
+        for set in lanes { writer.write(set.bits) }
+        return Digest(of: writer.bytes)
+    }
+}
+
+/// An operation as the caller of `reduce` hands it to the group's thread.
+///
+/// Safety: the pointers belong to the caller, who waits until the thread has said that it is done with them.
+struct PostedOperation: @unchecked Sendable {
+    var operation: UInt64
+    var contributions: [UnsafePointer<Float>?]
+    var laneValues: UnsafeMutableBufferPointer<Double>
+    var width: Int
+    var sum: UnsafeMutablePointer<Float>?
+    var elements: Int
+    /// The caller's floating-point control word: sums are made under the mode that the lanes were computed in.
+    var floatMode: UInt64
+}
+
+/// What the caller's threads and the group's thread share.
+final class GroupShared: Sendable {
+    struct State {
+        var member: MemberState
+        var posted: PostedOperation?
+        /// A caller waits for `finished`.
+        var isInFlight = false
+        var outcome: CollectivesError?
+        var failure: CollectivesError?
+        var abortReason: String?
+        var isClosing = false
+        var counters = Group.Counters()
+    }
+    let state: Mutex<State>
+    let wake: WakeEvent
+    let finished = DispatchSemaphore(value: 0)
+
+    init(state: MemberState, wake: WakeEvent) {
+        self.state = Mutex(State(member: state))
+        self.wake = wake
+    }
+}
+
+/// The digest of a result, gathered piece by piece in any order.
+struct ResultFingerprint {
+    private var words: [UInt64] = Array(repeating: 0, count: 8)
+
+    /// Adds a piece that starts at value `first`, a multiple of 16.
+    mutating func add(_ values: UnsafePointer<Float>, first: Int, count: Int) {
+        coord_fingerprint(&words, values, UInt64(first), count)
+    }
+
+    /// The digest of the operation's number and shape, its sum and its lane values.
+    func digest(_ posted: PostedOperation) -> Digest {
+        var writer = ByteWriter(capacity: 128)
+        writer.write("coord collectives result")
+        writer.write(posted.operation)
+        writer.write(UInt64(posted.elements))
+        writer.write(UInt64(posted.width))
+        for word in words { writer.write(word) }
+        var builder = DigestBuilder()
+        builder.update(writer.bytes)
+        builder.update(UnsafeRawBufferPointer(posted.laneValues))
+        return builder.finish()
+    }
+}

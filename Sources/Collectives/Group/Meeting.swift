@@ -1,0 +1,278 @@
+internal import Basics
+
+/// How the members of a generation find each other: everybody dials the lower ranks and waits for the higher ones.
+struct Meeting {
+    /// A member that proved the secret.
+    struct Met {
+        var link: any Link
+        var state: MemberState
+    }
+
+    /// A connection on its way through the handshake.
+    private struct Attempt {
+        enum Stage { case awaitsReply, sendsFinal, awaitsFinal }
+        var link: any Link
+        var rank: Int
+        var hello: Handshake.Hello
+        var reply: [UInt8] = []
+        var stage: Stage
+        var outgoing: [UInt8]
+        var sent = 0
+        var incoming: [UInt8] = []
+        var deadline: ContinuousClock.Instant
+        /// The listener's state, once proven.
+        var state = MemberState()
+    }
+
+    private enum Step {
+        case goesOn
+        case met(MemberState)
+        case lost(String)
+        case refused(CollectivesError)
+    }
+
+    private let endpoint: Endpoint
+    private let context: Handshake.Context
+    private let addresses: [String]
+    private let deadline: ContinuousClock.Instant
+    private var attempts: [Attempt] = []
+    private var met: [Int: Met] = [:]
+    private var redialAt: [Int: ContinuousClock.Instant] = [:]
+    private var lastTrouble: [Int: String] = [:]
+
+    private init(
+        _ endpoint: Endpoint,
+        _ context: Handshake.Context,
+        _ addresses: [String],
+        _ deadline: ContinuousClock.Instant
+    ) {
+        self.endpoint = endpoint
+        self.context = context
+        self.addresses = addresses
+        self.deadline = deadline
+    }
+
+    /// Meets all other members.
+    ///
+    /// - Parameter addresses: one a member, in rank order.
+    /// - Returns: the others by rank; the caller owns the links.
+    /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: the missing), `.handshakeRefused`, `.mismatch`,
+    ///   `.aborted`, `.closed`; nothing stays open.
+    static func meet(
+        endpoint: Endpoint,
+        context: Handshake.Context,
+        addresses: [String],
+        deadline: ContinuousClock.Instant
+    ) throws(CollectivesError) -> [Int: Met] {
+        let run = FrameHeader.runNumber(context.run)
+        let arrivals = try endpoint.register(run: run, generation: context.generation)
+        var meeting = Meeting(endpoint, context, addresses, deadline)
+        do throws(CollectivesError) {
+            try meeting.run(arrivals)
+        } catch {
+            meeting.met.values.forEach { $0.link.close() }
+            meeting.attempts.forEach { $0.link.close() }
+            endpoint.unregister(run: run, generation: context.generation, isComplete: false)
+            throw error
+        }
+        meeting.attempts.forEach { $0.link.close() }
+        endpoint.unregister(run: run, generation: context.generation, isComplete: true)
+        return meeting.met
+    }
+
+    private mutating func run(_ arrivals: Endpoint.Arrivals) throws(CollectivesError) {
+        for rank in 0..<context.rank { redialAt[rank] = .now }
+        var polls = PollSet()
+        while met.count < addresses.count - 1 {
+            let now = ContinuousClock.now
+            guard now < deadline else { throw missing() }
+            for (rank, time) in redialAt where time <= now { try dial(rank, now) }
+            guard let waiting = arrivals.take() else {
+                throw CollectivesError(
+                    .aborted,
+                    "generation \(context.generation) was given up while it opened"
+                )
+            }
+            for arrival in waiting { answer(arrival) }
+
+            polls.clear()
+            polls.add(arrivals.wake.descriptor, read: true, write: false)
+            var next = deadline
+            for time in redialAt.values { next = min(next, time) }
+            for attempt in attempts {
+                let writes = attempt.sent < attempt.outgoing.count
+                polls.add(attempt.link.descriptor, read: true, write: writes)
+                next = min(next, attempt.deadline)
+            }
+            polls.wait(until: next)
+            try advanceAll()
+        }
+    }
+
+    private mutating func dial(_ rank: Int, _ now: ContinuousClock.Instant) throws(CollectivesError) {
+        redialAt[rank] = nil
+        do throws(CollectivesError) {
+            let link = try endpoint.transport.connect(to: addresses[rank])
+            let hello = Handshake.hello(context, to: rank, challenge: Sealing.randomBytes(32))
+            attempts.append(
+                Attempt(
+                    link: link,
+                    rank: rank,
+                    hello: hello,
+                    stage: .awaitsReply,
+                    outgoing: hello.bytes,
+                    // The other side may hold the connection until it opens the generation itself.
+                    deadline: min(deadline, now + .seconds(8))
+                )
+            )
+        } catch {
+            guard error.code == .peerLost else { throw error }
+            troubled(rank, error.message)
+        }
+    }
+
+    private mutating func answer(_ arrival: Endpoint.Arrival) {
+        let rank = Int(arrival.hello.dialler)
+        guard arrival.hello.listener == UInt32(context.rank), rank > context.rank, rank < addresses.count,
+            met[rank] == nil, attempts.count < addresses.count * 4
+        else {
+            endpoint.countRefusal()
+            arrival.link.close()
+            return
+        }
+        let reply = Handshake.reply(context, to: arrival.hello, challenge: Sealing.randomBytes(32))
+        attempts.append(
+            Attempt(
+                link: arrival.link,
+                rank: rank,
+                hello: arrival.hello,
+                reply: reply,
+                stage: .awaitsFinal,
+                outgoing: reply,
+                deadline: min(deadline, .now + .seconds(5))
+            )
+        )
+    }
+
+    private mutating func advanceAll() throws(CollectivesError) {
+        let now = ContinuousClock.now
+        var kept: [Attempt] = []
+        var refusal: CollectivesError?
+        for var attempt in attempts {
+            let isDialler = attempt.stage != .awaitsFinal
+            switch Self.advance(&attempt, context) {
+            case .goesOn where attempt.deadline > now: kept.append(attempt)
+            case .goesOn:
+                attempt.link.close()
+                if isDialler { troubled(attempt.rank, "it did not answer the handshake in time") }
+            case .met(let state):
+                if met[attempt.rank] == nil {
+                    met[attempt.rank] = Met(link: attempt.link, state: state)
+                } else {
+                    attempt.link.close()
+                }
+            case .lost(let reason):
+                attempt.link.close()
+                if isDialler { troubled(attempt.rank, reason) }
+            case .refused(let error):
+                endpoint.countRefusal()
+                attempt.link.close()
+                // Whoever dials in may be anybody: only our own choice of address is an error of ours.
+                if isDialler || error.code == .mismatch { refusal = refusal ?? error }
+            }
+        }
+        attempts = kept
+        if let refusal { throw refusal }
+    }
+
+    private mutating func troubled(_ rank: Int, _ reason: String) {
+        lastTrouble[rank] = reason
+        redialAt[rank] = .now + .milliseconds(25)
+    }
+
+    private func missing() -> CollectivesError {
+        let ranks = addresses.indices.filter { $0 != context.rank && met[$0] == nil }
+        let list = ranks.map { rank in
+            let reason = lastTrouble[rank].map { ": \($0)" } ?? ""
+            return "\(rank) (\(addresses[rank])\(reason))"
+        }
+        return CollectivesError(
+            .deadlineExceeded,
+            "generation \(context.generation) lacks rank \(list.joined(separator: ", "))",
+            ranks: ranks
+        )
+    }
+
+    private static func advance(_ attempt: inout Attempt, _ context: Handshake.Context) -> Step {
+        let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+        while true {
+            if attempt.sent < attempt.outgoing.count {
+                let progress = attempt.outgoing.withUnsafeBytes {
+                    attempt.link.send(UnsafeRawBufferPointer(rebasing: $0[attempt.sent...]), and: nothing)
+                }
+                switch progress {
+                case .moved(let count): attempt.sent += count
+                case .wouldBlock: return .goesOn
+                case .ended: return .lost("it closed the connection")
+                case .failed(let number): return .lost(systemText(number))
+                }
+                continue
+            }
+            if attempt.stage == .sendsFinal { return .met(attempt.state) }
+            let due = attempt.stage == .awaitsReply ? Handshake.replyBytes : Handshake.finalBytes
+            var buffer = [UInt8](repeating: 0, count: due - attempt.incoming.count)
+            let progress = buffer.withUnsafeMutableBytes {
+                attempt.link.receive(into: $0, and: UnsafeMutableRawBufferPointer(start: nil, count: 0))
+            }
+            switch progress {
+            case .moved(let count): attempt.incoming += buffer.prefix(count)
+            case .wouldBlock: return .goesOn
+            case .ended: return .lost("it closed the connection")
+            case .failed(let number): return .lost(systemText(number))
+            }
+            if attempt.incoming.count < due { continue }
+            if attempt.stage == .awaitsFinal { return finish(attempt, context) }
+            guard let said = Handshake.check(reply: attempt.incoming, context, hello: attempt.hello) else {
+                return .refused(
+                    CollectivesError(
+                        .handshakeRefused,
+                        "rank \(attempt.rank) did not prove the secret of generation \(context.generation)",
+                        ranks: [attempt.rank]
+                    )
+                )
+            }
+            guard said.plan == context.plan else { return .refused(otherPlan(attempt, context)) }
+            attempt.state = said.state
+            attempt.outgoing = Handshake.final(context, hello: attempt.hello, reply: attempt.incoming)
+            attempt.sent = 0
+            attempt.stage = .sendsFinal
+        }
+    }
+
+    private static func finish(_ attempt: Attempt, _ context: Handshake.Context) -> Step {
+        let state = Handshake.check(
+            final: attempt.incoming,
+            context,
+            hello: attempt.hello,
+            reply: attempt.reply
+        )
+        guard let state else {
+            return .refused(
+                CollectivesError(
+                    .handshakeRefused,
+                    "a connection as rank \(attempt.rank) did not prove the secret",
+                    ranks: [attempt.rank]
+                )
+            )
+        }
+        return attempt.hello.plan == context.plan ? .met(state) : .refused(otherPlan(attempt, context))
+    }
+
+    private static func otherPlan(_ attempt: Attempt, _ context: Handshake.Context) -> CollectivesError {
+        CollectivesError(
+            .mismatch,
+            "rank \(attempt.rank) was given another plan for generation \(context.generation)",
+            ranks: [attempt.rank]
+        )
+    }
+}

@@ -1,0 +1,103 @@
+internal import Basics
+
+/// Where the parts of one operation arrive; used again for every second operation.
+///
+/// Two of them stand side by side: a member may be one operation ahead.
+final class OperationSlot {
+    private let plan: GroupPlan
+    /// For each member, how many foreign subtrees come before its first one.
+    private let foreignBefore: [Int]
+    private let foreignCount: Int
+
+    private(set) var operation: UInt64?
+    private(set) var elements = 0
+    private(set) var width = 0
+    var ledger: OperationLedger
+    private var values = UnsafeMutableBufferPointer<Float>(start: nil, count: 0)
+    /// `[laneCount × W]`: the rows that came, and the own ones.
+    private(set) var rows: [Double] = []
+    private var ownStorage = UnsafeMutableBufferPointer<Double>(start: nil, count: 0)
+    /// The own rows, packed, as they are sent.
+    private(set) var ownRows = UnsafeBufferPointer<Double>(start: nil, count: 0)
+    var fingerprint = ResultFingerprint()
+
+    init(plan: GroupPlan) {
+        self.plan = plan
+        var before = [Int](), count = 0
+        for rank in 0..<plan.memberCount {
+            before.append(count)
+            if rank != plan.rank { count += plan.tree.subtrees[rank].count }
+        }
+        foreignBefore = before
+        foreignCount = count
+        ledger = Self.ledger(plan, 0, 0)
+    }
+    deinit {
+        values.deallocate()
+        ownStorage.deallocate()
+    }
+
+    private static func ledger(_ plan: GroupPlan, _ elements: Int, _ width: Int) -> OperationLedger {
+        OperationLedger(
+            rank: plan.rank,
+            elements: elements,
+            width: width,
+            subtreeCounts: plan.tree.subtrees.map(\.count),
+            laneCounts: plan.lanes.map(\.count)
+        )
+    }
+
+    /// Makes place for an operation.
+    func begin(_ operation: UInt64, elements: Int, width: Int) {
+        self.operation = operation
+        self.elements = elements
+        self.width = width
+        ledger = Self.ledger(plan, elements, width)
+        fingerprint = ResultFingerprint()
+        let needed = foreignCount * ledger.segmentation.segment(of: plan.rank).count
+        if values.count < needed {
+            values.deallocate()
+            values = .allocate(capacity: needed)
+        }
+        let rowCount = plan.laneCount * width
+        if rows.count != rowCount { rows = Array(repeating: 0, count: rowCount) }
+    }
+
+    /// Forgets the operation, keeps the memory.
+    func end() { operation = nil }
+
+    /// Takes over the caller's own rows.
+    func takeOwnRows(_ source: UnsafeMutableBufferPointer<Double>) {
+        let lanes = plan.lanes[plan.rank].lanes
+        if ownStorage.count < lanes.count * width {
+            ownStorage.deallocate()
+            ownStorage = .allocate(capacity: lanes.count * width)
+        }
+        for (index, lane) in lanes.enumerated() {
+            for column in 0..<width {
+                let value = source[lane * width + column]
+                rows[lane * width + column] = value
+                ownStorage.initializeElement(at: index * width + column, to: value)
+            }
+        }
+        ownRows = UnsafeBufferPointer(rebasing: ownStorage[..<(lanes.count * width)])
+    }
+
+    /// Sorts in rows of another member, the packed doubles from `start` on.
+    func takeRows(of rank: Int, start: Int, _ bytes: UnsafeRawBufferPointer) {
+        guard width > 0 else { return }
+        let lanes = plan.lanes[rank].lanes
+        for index in 0..<(bytes.count / 8) {
+            let bits = bytes.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self)
+            let (row, column) = (start + index).quotientAndRemainder(dividingBy: width)
+            rows[lanes[row] * width + column] = Double(bitPattern: UInt64(littleEndian: bits))
+        }
+    }
+
+    /// Where a contribution of another member for the own segment arrives; `start` is its index in the whole array.
+    func place(of rank: Int, position: Int, start: Int) -> UnsafeMutablePointer<Float>? {
+        let segment = ledger.segmentation.segment(of: plan.rank)
+        let offset = (foreignBefore[rank] + position) * segment.count + start - segment.lowerBound
+        return values.baseAddress?.advanced(by: offset)
+    }
+}

@@ -1,0 +1,60 @@
+/// A way for two members to be joined by byte streams: TCP, sockets inside one process, later relays and shared memory.
+///
+/// Every transport passes the conformance suite in `Tests/CollectivesTests`.
+public protocol Transport: Sendable {
+    /// Opens a place where others can connect.
+    ///
+    /// - Parameter address: in the transport's own notation; see the transport.
+    /// - Throws: ``CollectivesError`` `.badAddress`, `.system`.
+    func listen(at address: String) throws(CollectivesError) -> any Listener
+
+    /// Starts to connect, without waiting.
+    ///
+    /// The link's descriptor becomes writable once it stands; a refusal shows as a failed read or write.
+    /// - Throws: ``CollectivesError`` `.badAddress`, `.peerLost`, `.system`.
+    func connect(to address: String) throws(CollectivesError) -> any Link
+}
+
+/// A place where others connect; owned by an ``Endpoint``, whose thread alone accepts.
+public protocol Listener: Sendable {
+    /// Where others reach it, with the port that was given.
+    var address: String { get }
+    /// Readable (`poll`) while connections wait.
+    var descriptor: Int32 { get }
+    /// Takes a waiting connection, nil when none waits; never blocks.
+    func accept() -> (any Link)?
+    /// Ends it; call once, after the last use of the descriptor.
+    func close()
+}
+
+/// What one call moved.
+public enum LinkProgress: Sendable, Equatable {
+    /// So many bytes, at least one.
+    case moved(Int)
+    /// Nothing now; poll the descriptor.
+    case wouldBlock
+    /// The other side ended the stream.
+    case ended
+    /// The stream is broken: a system error number.
+    case failed(Int32)
+}
+
+/// A connected, ordered stream of bytes between two members; nonblocking.
+///
+/// Used by one thread at a time.
+public protocol Link: Sendable {
+    /// What `poll` waits on.
+    var descriptor: Int32 { get }
+    /// Reads into `first`, then into `second`; at least one of them is not empty.
+    func receive(
+        into first: UnsafeMutableRawBufferPointer,
+        and second: UnsafeMutableRawBufferPointer
+    )
+        -> LinkProgress
+    /// Writes `first`, then `second`; at least one of them is not empty.
+    func send(_ first: UnsafeRawBufferPointer, and second: UnsafeRawBufferPointer) -> LinkProgress
+    /// Tells the other side that nothing more comes; reading goes on.
+    func finishSending()
+    /// Ends the stream; call once, after the last use of the descriptor.
+    func close()
+}
