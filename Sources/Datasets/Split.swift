@@ -1,0 +1,88 @@
+public import Basics
+
+/// Which samples of a dataset are for training, for validation, for the test.
+///
+/// Stratified: each class is parted in the same ratio. A sample's place in its class's order follows from its
+/// id and the split's seed alone, so samples that are added move only those few that stand at a border. Equal
+/// samples of one class stay on one side.
+public struct Split: Hashable, Sendable {
+    /// Rising indices.
+    public var training: [Int]
+    /// Rising indices.
+    public var validation: [Int]
+    /// Rising indices.
+    public var test: [Int]
+
+    /// Parts a dataset.
+    ///
+    /// - Throws: ``DatasetError`` `.badSplit` for fractions outside [0, 1) or that leave nothing to train on.
+    public static func make(_ dataset: Dataset, _ spec: SplitSpec) throws -> Split {
+        try make(
+            ids: dataset.sampleIDs,
+            labels: (0..<dataset.count).map { dataset.label($0) },
+            classCount: dataset.classes.count,
+            spec
+        )
+    }
+
+    static func make(ids: [SampleID], labels: [Int], classCount: Int, _ spec: SplitSpec) throws -> Split {
+        let fractions = [spec.validation, spec.test]
+        guard fractions.allSatisfy({ $0 >= 0 && $0 < 1 }), spec.validation + spec.test < 1 else {
+            throw DatasetError(
+                .badSplit,
+                "a split with validation \(spec.validation) and test \(spec.test) leaves nothing to train on",
+                hint: "give fractions of at least 0 that are less than 1 together"
+            )
+        }
+        let random = RandomSource(seed: spec.seed)
+        var members = [[(key: UInt64, sample: Int)]](repeating: [], count: classCount)
+        for (sample, id) in ids.enumerated() {
+            let block = random.block(.split, position: Int(bitPattern: UInt(id.content)))
+            members[labels[sample]].append((UInt64(block[0]) << 32 | UInt64(block[1]), sample))
+        }
+        for label in members.indices { members[label].sort { ($0.key, $0.sample) < ($1.key, $1.sample) } }
+
+        let testCounts = apportion(spec.test, members.map(\.count))
+        let validationCounts = apportion(spec.validation, members.map(\.count))
+        var split = Split(training: [], validation: [], test: [])
+        for (label, ordered) in members.enumerated() {
+            func border(_ wanted: Int) -> Int {
+                // One sample of each class at least is for training.
+                let wanted = min(wanted, max(0, ordered.count - 1))
+                func isInsideGroup(_ cut: Int) -> Bool {
+                    cut > 0 && cut < ordered.count && ordered[cut].key == ordered[cut - 1].key
+                }
+                var cut = wanted
+                while isInsideGroup(cut) { cut += 1 }
+                if cut == ordered.count {
+                    while isInsideGroup(cut) || cut == ordered.count, cut > 0 { cut -= 1 }
+                }
+                return cut
+            }
+            let first = border(testCounts[label])
+            let second = max(first, border(first + validationCounts[label]))
+            split.test += ordered[..<first].map(\.sample)
+            split.validation += ordered[first..<second].map(\.sample)
+            split.training += ordered[second...].map(\.sample)
+        }
+        split.training.sort()
+        split.validation.sort()
+        split.test.sort()
+        guard !split.training.isEmpty else {
+            throw DatasetError(.badSplit, "a split of \(ids.count) samples leaves nothing to train on")
+        }
+        return split
+    }
+
+    /// Rounds `fraction` of each count so that all together are `fraction` of the whole (largest remainder).
+    private static func apportion(_ fraction: Double, _ counts: [Int]) -> [Int] {
+        let exact = counts.map { Double($0) * fraction }
+        var parts = exact.map { Int($0) }
+        let total = Int((Double(counts.reduce(0, +)) * fraction).rounded())
+        let order = counts.indices.sorted {
+            (exact[$0] - Double(parts[$0]), $1) > (exact[$1] - Double(parts[$1]), $0)
+        }
+        for label in order.prefix(max(0, total - parts.reduce(0, +))) { parts[label] += 1 }
+        return parts
+    }
+}
