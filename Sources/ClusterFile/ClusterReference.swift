@@ -1,0 +1,121 @@
+extension ClusterFile {
+    /// The annotated cluster file that `coord docs cluster` prints: documentation, schema and example in one.
+    ///
+    /// The tests hold it against the readers: every key that they ask for stands here with its meaning, every
+    /// optional key of `run:` stands at its default, and each commented alternative parses.
+    public static let reference = """
+        # The cluster file, every key of it. It parses as it stands.
+        #
+        # Unknown keys are errors. Names may look like numbers (`3090:`, `host: 3090`). Paths start from the folder of
+        # this file. Secrets never stand here: name the key file, or the environment variable that holds the token.
+        # A line that begins with `# model:`, `# optimizer:`, `# schedule:` or `# kernels:` is an alternative to the
+        # line above it, and shows the defaults of its type.
+        #
+        # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`, `rented`, `stop`,
+        # `pod`, `price_per_hour`.
+
+        # The cluster's name: letters, digits, `-` and `_`. Required.
+        cluster: home-lab
+
+        # Keys for hosts that do not say otherwise: any key of a host but `address`. Default: none.
+        defaults:
+          user: me                              # who to log in as. Default: ~/.ssh/config, then your own name
+          port: 22                              # SSH port, 1 to 65535. Default: ~/.ssh/config, then 22
+          identity: keys/coord_ed25519          # private key; it never leaves this machine. Default: SSH agent, ~/.ssh
+
+        # The machines, by a name of your choice. At least one. A host must answer `ssh`; nothing else is asked of it.
+        hosts:
+          local:
+            address: local                      # `local` is this machine, without SSH. Required for every host
+            workers: 2                          # trainers on the host; 0 for one that only serves. Default: 1
+            roles: [train, serve]               # what the host may be used for. Default: both
+          3090:
+            address: 192.168.1.50               # a host name, an IP address or a name from ~/.ssh/config
+            dir: /data/coord                    # the host's folder for all of coord. Default: ~/.coord
+            threads: 8                          # CPU threads for each trainer. Default: cores over workers
+            gpus: 1                             # GPUs that may be used. Default: all. The native engine uses none
+            watts: 450                          # draw under load, in watts, for costs. Default: not counted
+            listen: 192.168.1.50                # address or address:port its workers listen on. Default: private ones
+            peer: 192.168.1.50:7400             # address:port that other hosts can dial. Default: found by probing
+            host_key: SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA  # pinned. Default: shown at first contact
+            python: /usr/bin/python3            # interpreter on the host. Default: python3
+          pod-1:
+            address: 203.0.113.7
+            port: 40022
+            user: root
+            dir: /workspace/.coord
+            roles: [train]
+            rented: true                        # may be stopped when idle; own hosts never are. Default: false
+            stop: runpodctl pod stop $RUNPOD_POD_ID   # runs on the host to stop it. Required with `rented: true`
+            pod: abc123                         # the provider's id of the pod, for your eyes. Default: none
+            price_per_hour: 0.34                # in your currency. Default: not counted
+
+        # A name from `coord data list`, or a path to a CSV file or a folder. Required when there is a `run`.
+        dataset: digits
+
+        # What to train. Default: nothing; the cluster only comes up.
+        run:
+          name: digits-cnn                      # for people, and for the model it makes. Required
+          engine: native                        # the engine that trains; `native` is the one there is. Default: native
+          # The model by `type`. Required.
+          #   linear       one dense layer
+          #   mlp          dense layers with ReLU between them; `hidden`: a list of widths
+          #   simple_cnn   3x3 convolutions with ReLU and 2x2 max-pooling, then dense; `channels`: a list, one for each
+          #                convolution; `hidden`: the width of the dense layer
+          model: { type: simple_cnn, channels: [16, 32], hidden: 64 }
+          # model: { type: linear }
+          # model: { type: mlp, hidden: [128] }
+          epochs: 10                            # passes over the training data, at least 1. Default: 10
+          batch: 64                             # samples in a step, over all lanes and hosts. Default: 64
+          # Parts that a batch is cut into, each computed by one worker thread; a power of two up to 64 that divides
+          # `batch`. The result depends on it, never on the number of workers. More lanes let more workers help.
+          # Default: auto, the largest up to 16 that leaves at least 32 samples a lane.
+          lanes: auto
+          # The optimizer by `type`. Default: adamw.
+          #   both         `learning_rate`, greater than 0; `weight_decay`, 0 or greater; `clip_norm`, the largest norm
+          #                of the whole gradient. Default of `clip_norm`: no clipping
+          #   adamw        `beta1` and `beta2`, how slowly the averages of gradient and square move; `epsilon`
+          #   sgd          `momentum`, at least 0 and less than 1; `nesterov`, true or false
+          optimizer: { type: adamw, learning_rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+          # optimizer: { type: sgd, learning_rate: 0.01, momentum: 0, nesterov: false, weight_decay: 0 }
+          # The learning rate over time by `type`. Default: constant.
+          #   all          `warmup_steps`, steps in which the rate rises from 0; longer than the run is an error
+          #   step         times `factor` after every `every_epochs` epochs
+          #   cosine       falls along half a cosine to `minimum_factor` of the rate
+          #   one_cycle    rises, then falls below the start, once over the run
+          schedule: { type: constant, warmup_steps: 0 }
+          # schedule: { type: step, every_epochs: 10, factor: 0.1, warmup_steps: 0 }
+          # schedule: { type: cosine, minimum_factor: 0, warmup_steps: 0 }
+          # schedule: { type: one_cycle, warmup_steps: 0 }
+          seed: 42                              # keys everything random, 0 or greater. Default: 42
+          # Checkpoints that stay without being pinned. More of them cost disk.
+          keep:
+            best: 3                             # by the monitored metric. Default: 3
+            latest: 2                           # by time. Default: 2
+          monitor: val_accuracy                 # or val_loss: what "best" means. Default: val_accuracy
+          # How the dataset is cut, in fractions of the samples; the rest is for training.
+          split:
+            validation: 0.2                     # greater than 0 and less than 1. Default: 0.2
+            test: 0                             # read once, at the very end. Default: 0
+            seed: 1                             # the cut's own, so that runs are judged alike. Default: 1
+          # CPU kernels, which decide the bits of the result: v2 is SSE4.2, v3 is AVX2, v4 is AVX-512.
+          # Default: auto, the best set that all hosts have.
+          kernels: auto
+          # kernels: v2
+          # kernels: v3
+          # kernels: v4
+
+        # Where a run's best checkpoint goes by itself. Default: nowhere.
+        deploy:
+          host: 3090                            # one of the hosts, with the role `serve`. Required
+          when: best                            # `best`, or `never` to deploy by hand only. Default: best
+          minimum: 0.95                         # at least this val_accuracy, or at most this val_loss. Default: none
+          improvement: 0                        # how much better than what is deployed. Default: 0, any better
+
+        # How the serving host listens.
+        serve:
+          listen: 127.0.0.1:8000                # address:port; off loopback only with `token_env`. Default: as shown
+          token_env: COORD_TOKEN                # variable in the environment of the host's agent: clients' token. Default: none
+
+        """
+}

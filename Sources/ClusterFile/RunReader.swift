@@ -1,0 +1,99 @@
+internal import Basics
+
+/// Reads `run:`.
+struct RunReader {
+    /// The run, and the kernel set when the file pins one; what a problem left unknown stands at its default.
+    static func read(_ section: Section) -> (run: RunSpec, kernels: KernelSet?) {
+        let name = section.requiredText("name") ?? ""
+        let model = section.required("model").flatMap { section.section($0) }.flatMap(TypeTable.models.read)
+        let optimizer = typed("optimizer", TypeTable.optimizers, "adamw", section)
+        let schedule = typed("schedule", TypeTable.schedules, "constant", section)
+        let batch = section.integer("batch", in: 1...16_777_216)
+        var run = RunSpec(
+            name: name,
+            engine: engine(section),
+            model: model ?? TypedSpec(type: ""),
+            epochs: section.integer("epochs", in: 1...1_000_000) ?? 10,
+            batch: batch ?? 64,
+            lanes: lanes(section, batch: batch ?? 64),
+            optimizer: optimizer,
+            schedule: schedule
+        )
+        if let seed = section.integer("seed", in: 0...Int.max) { run.seed = UInt64(seed) }
+        if let keep = section.section("keep") {
+            if let best = keep.integer("best", in: 1...1_000_000) { run.keep.best = best }
+            if let latest = keep.integer("latest", in: 1...1_000_000) { run.keep.latest = latest }
+            keep.reportUnknownKeys()
+        }
+        if let value = section.value("monitor"), let monitor = section.text(value),
+            let known = section.choice(value, monitor, among: ["val_accuracy", "val_loss"])
+        {
+            run.monitor = known
+        }
+        if let split = section.section("split") { run.split = self.split(split) }
+        let kernels = self.kernels(section)
+        section.reportUnknownKeys()
+        return (run, kernels)
+    }
+
+    private static func typed(
+        _ key: String,
+        _ table: TypeTable,
+        _ fallback: String,
+        _ section: Section
+    ) -> TypedSpec {
+        section.section(key).flatMap(table.read) ?? table.complete(fallback)
+    }
+
+    private static func engine(_ section: Section) -> EngineKind {
+        let engine = section.choice("engine", EngineKind.self)
+        if engine == .torch, let value = section.value("engine") {
+            section.bad(value, "`torch` is not there yet; this version trains with `native`")
+        }
+        return .native
+    }
+
+    private static func lanes(_ section: Section, batch: Int) -> Int {
+        guard let value = section.value("lanes"), section.text(value) != "auto" else {
+            return LanePlanner.automaticLaneCount(batch: batch)
+        }
+        guard let lanes = section.integer("lanes", in: 1...64) else { return 1 }
+        guard lanes.nonzeroBitCount == 1 else {
+            let below = 1 << (Int.bitWidth - 1 - lanes.leadingZeroBitCount)
+            section.bad(value, "must be a power of two, not \(lanes); nearest are \(below) and \(below * 2)")
+            return below
+        }
+        if batch % lanes != 0, let batchValue = section.value("batch") ?? section.value("lanes") {
+            let below = max(lanes, batch / lanes * lanes)
+            section.bad(
+                batchValue,
+                "\(batch) cannot be cut into \(lanes) equal lanes; nearest are \(below) and \(below + lanes)"
+            )
+        }
+        return lanes
+    }
+
+    private static func split(_ section: Section) -> SplitSpec {
+        var split = SplitSpec()
+        if let validation = section.number("validation", .fraction) { split.validation = validation }
+        if let test = section.number("test", .fraction) { split.test = test }
+        if let seed = section.integer("seed", in: 0...Int.max) { split.seed = UInt64(seed) }
+        if split.validation == 0, let value = section.value("validation") {
+            section.bad(value, "must be greater than 0: the best checkpoint is chosen on validation data")
+        }
+        if split.validation + split.test >= 1,
+            let value = section.value("test") ?? section.value("validation")
+        {
+            section.bad(value, "leaves nothing to train on: validation and test together must be less than 1")
+        }
+        section.reportUnknownKeys()
+        return split
+    }
+
+    private static func kernels(_ section: Section) -> KernelSet? {
+        guard let value = section.value("kernels"), let name = section.text(value),
+            let known = section.choice(value, name, among: ["auto"] + KernelSet.allCases.map(\.rawValue))
+        else { return nil }
+        return KernelSet(rawValue: known)
+    }
+}

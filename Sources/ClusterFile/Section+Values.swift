@@ -1,0 +1,189 @@
+internal import Yams
+
+/// What a number must be.
+enum NumberRule {
+    /// Greater than 0.
+    case positive
+    /// 0 or greater.
+    case notNegative
+    /// In [0, 1).
+    case fraction
+    /// Any number.
+    case any
+
+    func allows(_ value: Double) -> Bool {
+        switch self {
+        case .positive: value > 0
+        case .notNegative: value >= 0
+        case .fraction: value >= 0 && value < 1
+        case .any: true
+        }
+    }
+
+    var words: String {
+        switch self {
+        case .positive: "greater than 0"
+        case .notNegative: "0 or greater"
+        case .fraction: "at least 0 and less than 1"
+        case .any: "a number"
+        }
+    }
+}
+
+extension Section {
+    /// A scalar as the user wrote it: `3090` is the name "3090".
+    func text(_ key: String) -> String? { value(key).flatMap(text) }
+
+    /// A scalar that must be there.
+    func requiredText(_ key: String) -> String? { required(key).flatMap(text) }
+
+    /// A whole number within bounds.
+    func integer(_ key: String, in bounds: ClosedRange<Int>) -> Int? {
+        value(key).flatMap { integer($0, in: bounds) }
+    }
+
+    /// A number that obeys a rule.
+    func number(_ key: String, _ rule: NumberRule) -> Double? {
+        guard let value = value(key) else { return nil }
+        guard let scalar = scalar(value, "a number") else { return nil }
+        guard scalar.style == .plain, let number = Double(scalar.string), number.isFinite,
+            scalar.string.first.map({ $0.isNumber || "+-.".contains($0) }) == true
+        else {
+            wrongType(value, "a number", shown(value.node))
+            return nil
+        }
+        guard rule.allows(number) else {
+            bad(value, "must be \(rule.words), not \(scalar.string)")
+            return nil
+        }
+        return number
+    }
+
+    /// `true` or `false`.
+    func boolean(_ key: String) -> Bool? {
+        guard let value = value(key), let scalar = scalar(value, "true or false") else { return nil }
+        switch scalar.string {
+        case "true": return true
+        case "false": return false
+        default:
+            wrongType(value, "true or false", shown(value.node))
+            return nil
+        }
+    }
+
+    /// A list of whole numbers, at least one.
+    func integers(_ key: String, in bounds: ClosedRange<Int>) -> [Int]? {
+        guard let items = list(key, "a list of whole numbers") else { return nil }
+        let numbers = items.compactMap { integer($0, in: bounds) }
+        return numbers.count == items.count ? numbers : nil
+    }
+
+    /// A list of names, at least one.
+    func names(_ key: String) -> [Value]? { list(key, "a list of names") }
+
+    /// One of the cases of an enumeration, by its name.
+    func choice<Choice: RawRepresentable & CaseIterable>(
+        _ key: String,
+        _ type: Choice.Type
+    ) -> Choice? where Choice.RawValue == String {
+        guard let value = value(key), let name = text(value) else { return nil }
+        return choice(value, name, among: type.allCases.map(\.rawValue)).flatMap(Choice.init(rawValue:))
+    }
+
+    /// `name` itself when it is among the names; else a problem that lists them.
+    func choice(_ value: Value, _ name: String, among names: [String]) -> String? {
+        if names.contains(name) { return name }
+        bad(
+            value,
+            "must be \(Self.either(names)), not `\(name)`" + Suggestion.phrase(for: name, among: names),
+            .unknownName
+        )
+        return nil
+    }
+
+    /// A mapping.
+    func section(_ key: String) -> Section? { value(key).flatMap { section($0) } }
+
+    /// A value as a mapping.
+    func section(_ value: Value, fallback: Section? = nil) -> Section? {
+        guard case .mapping(let mapping) = value.node else {
+            wrongType(value, "a mapping", shown(value.node))
+            return nil
+        }
+        return Section(mapping, path: value.path, place: value.place, reading: reading, fallback: fallback)
+    }
+
+    /// A value as text.
+    func text(_ value: Value) -> String? { scalar(value, "text")?.string }
+
+    /// Reports a value that cannot be used.
+    func bad(_ value: Value, _ words: String, _ code: ClusterFileError.Code = .badValue) {
+        reading.report(code, value.place, "`\(value.path)` \(words)")
+    }
+
+    /// `a`, `a or b`, `a, b or c`.
+    static func either(_ names: [String]) -> String {
+        guard let last = names.last, names.count > 1 else { return names.first ?? "" }
+        return names.dropLast().joined(separator: ", ") + " or " + last
+    }
+
+    private func integer(_ value: Value, in bounds: ClosedRange<Int>) -> Int? {
+        guard let scalar = scalar(value, "a whole number") else { return nil }
+        guard scalar.style == .plain, let number = Int(scalar.string) else {
+            wrongType(value, "a whole number", shown(value.node))
+            return nil
+        }
+        guard bounds.contains(number) else {
+            let words =
+                bounds.upperBound == .max
+                ? "at least \(bounds.lowerBound)" : "from \(bounds.lowerBound) to \(bounds.upperBound)"
+            bad(value, "must be \(words), not \(number)")
+            return nil
+        }
+        return number
+    }
+
+    private func list(_ key: String, _ kind: String) -> [Value]? {
+        guard let value = value(key) else { return nil }
+        guard case .sequence(let items) = value.node else {
+            wrongType(value, kind, shown(value.node))
+            return nil
+        }
+        guard !items.isEmpty else {
+            bad(value, "must not be empty")
+            return nil
+        }
+        return items.enumerated().map { index, node in
+            Value(
+                node: node,
+                place: node.mark.map(Place.init) ?? value.place,
+                path: "\(value.path)[\(index)]"
+            )
+        }
+    }
+
+    private func scalar(_ value: Value, _ kind: String) -> Node.Scalar? {
+        guard case .scalar(let scalar) = value.node else {
+            wrongType(value, kind, shown(value.node))
+            return nil
+        }
+        guard !scalar.string.isEmpty, scalar.style != .plain || !["~", "null"].contains(scalar.string) else {
+            bad(value, "has no value; write \(kind) or leave the key out", .wrongType)
+            return nil
+        }
+        return scalar
+    }
+
+    private func wrongType(_ value: Value, _ kind: String, _ found: String) {
+        bad(value, "must be \(kind), not \(found)", .wrongType)
+    }
+
+    private func shown(_ node: Node) -> String {
+        switch node {
+        case .scalar(let scalar): scalar.string.isEmpty ? "nothing" : "`\(scalar.string)`"
+        case .mapping: "a mapping"
+        case .sequence: "a list"
+        case .alias: "a reference"
+        }
+    }
+}

@@ -1,0 +1,131 @@
+internal import Basics
+
+/// The types that a key such as `model:` may name, and the parameters of each.
+struct TypeTable {
+    struct Parameter {
+        enum Kind {
+            case integer(ClosedRange<Int>)
+            case number(NumberRule)
+            case boolean
+            case integers(ClosedRange<Int>)
+        }
+        var name: String
+        var kind: Kind
+        /// What stands in the run's record when the file does not say; nil leaves the parameter out.
+        var fallback: SpecValue?
+
+        init(_ name: String, _ kind: Kind, _ fallback: SpecValue?) {
+            self.name = name
+            self.kind = kind
+            self.fallback = fallback
+        }
+    }
+
+    var types: [(name: String, parameters: [Parameter])]
+    /// The type when the file names none; nil when it must.
+    var fallback: String?
+
+    static let models = TypeTable(types: [
+        ("linear", []),
+        ("mlp", [Parameter("hidden", .integers(1...1_000_000), .list([.integer(128)]))]),
+        (
+            "simple_cnn",
+            [
+                Parameter("channels", .integers(1...65536), .list([.integer(16), .integer(32)])),
+                Parameter("hidden", .integer(1...1_000_000), .integer(64)),
+            ]
+        ),
+    ])
+
+    // No value of `clip_norm` means "off", so it is left out of the record when the file does not give it.
+    static let optimizers = TypeTable(
+        types: [
+            (
+                "sgd",
+                [
+                    Parameter("learning_rate", .number(.positive), .number(0.01)),
+                    Parameter("momentum", .number(.fraction), .integer(0)),
+                    Parameter("nesterov", .boolean, .boolean(false)),
+                    Parameter("weight_decay", .number(.notNegative), .integer(0)),
+                    Parameter("clip_norm", .number(.positive), nil),
+                ]
+            ),
+            (
+                "adamw",
+                [
+                    Parameter("learning_rate", .number(.positive), .number(0.001)),
+                    Parameter("beta1", .number(.fraction), .number(0.9)),
+                    Parameter("beta2", .number(.fraction), .number(0.999)),
+                    Parameter("epsilon", .number(.positive), .number(1e-8)),
+                    Parameter("weight_decay", .number(.notNegative), .number(0.01)),
+                    Parameter("clip_norm", .number(.positive), nil),
+                ]
+            ),
+        ],
+        fallback: "adamw"
+    )
+
+    static let schedules = TypeTable(
+        types: [
+            ("constant", [warmup]),
+            (
+                "step",
+                [
+                    Parameter("every_epochs", .integer(1...1_000_000), .integer(10)),
+                    Parameter("factor", .number(.positive), .number(0.1)),
+                    warmup,
+                ]
+            ),
+            ("cosine", [Parameter("minimum_factor", .number(.fraction), .integer(0)), warmup]),
+            ("one_cycle", [warmup]),
+        ],
+        fallback: "constant"
+    )
+
+    private static let warmup = Parameter("warmup_steps", .integer(0...1_000_000_000), .integer(0))
+
+    /// Reads `{ type: …, … }` and fills in the defaults; nil after a problem that leaves nothing to go on with.
+    func read(_ section: Section) -> TypedSpec? {
+        let names = types.map(\.name)
+        guard let value = fallback == nil ? section.required("type") : section.value("type") else {
+            guard let fallback else { return nil }
+            return read(section, as: fallback)
+        }
+        guard let name = section.text(value), let known = section.choice(value, name, among: names)
+        else { return nil }
+        return read(section, as: known)
+    }
+
+    /// The type `name` with its defaults.
+    func complete(_ name: String) -> TypedSpec {
+        var spec = TypedSpec(type: name)
+        for parameter in parameters(of: name) { spec.parameters[parameter.name] = parameter.fallback }
+        return spec
+    }
+
+    private func read(_ section: Section, as name: String) -> TypedSpec {
+        var spec = complete(name)
+        for parameter in parameters(of: name) {
+            let given: SpecValue? =
+                switch parameter.kind {
+                case .integer(let bounds): section.integer(parameter.name, in: bounds).map(SpecValue.integer)
+                case .number(let rule): section.number(parameter.name, rule).map(Self.number)
+                case .boolean: section.boolean(parameter.name).map(SpecValue.boolean)
+                case .integers(let bounds):
+                    section.integers(parameter.name, in: bounds).map { .list($0.map(SpecValue.integer)) }
+                }
+            if let given { spec.parameters[parameter.name] = given }
+        }
+        section.reportUnknownKeys(of: name)
+        return spec
+    }
+
+    private func parameters(of name: String) -> [Parameter] {
+        types.first { $0.name == name }?.parameters ?? []
+    }
+
+    // JSON does not tell 1.0 from 1: whole numbers stand as such, so that a spec equals itself after a journey.
+    private static func number(_ value: Double) -> SpecValue {
+        abs(value) < 0x1p53 ? Int(exactly: value).map(SpecValue.integer) ?? .number(value) : .number(value)
+    }
+}
