@@ -1,0 +1,110 @@
+public import Basics
+
+/// What a command on a host left behind.
+public struct CommandResult: Sendable, Equatable {
+    /// How it ended.
+    public var exit: ProcessExit
+    /// Its standard output.
+    public var output: [UInt8]
+    /// Its standard error.
+    public var errors: [UInt8]
+
+    /// The standard output as text, without the last line's end.
+    public var text: String { Self.trimmed(output) }
+    /// The standard error as text, without the last line's end.
+    public var errorText: String { Self.trimmed(errors) }
+
+    private static func trimmed(_ bytes: [UInt8]) -> String {
+        var bytes = bytes[...]
+        while let last = bytes.last, last == 0x0A || last == 0x0D { bytes.removeLast() }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// How a stream ended, told once to whoever opened it.
+public struct StreamEnd: Sendable {
+    /// How the command ended; nil when the connection broke first.
+    public var exit: ProcessExit?
+    /// The last bytes of its standard error, at most ``limit``.
+    public var errors: [UInt8]
+    /// Why the stream broke; nil when it ended by itself.
+    public var error: RemoteError?
+
+    /// How much of a stream's standard error is kept; unit: bytes.
+    public static let limit = 16 << 10
+
+    /// The standard error as text.
+    public var errorText: String { String(decoding: errors, as: UTF8.self) }
+}
+
+/// A machine that runs commands: this one, or one that answers SSH.
+///
+/// All calls block and have a deadline; any thread may call, several at once. Commands are POSIX shell text
+/// and run under `/bin/sh`, whatever the user's login shell is; quote words with ``ShellQuoting``.
+public protocol Host: Sendable {
+    /// The host's name in the cluster file.
+    var name: String { get }
+
+    /// Runs a command to its end.
+    ///
+    /// - Parameters:
+    ///   - command: shell text; what the login shell prints before it is dropped.
+    ///   - input: its standard input.
+    ///   - timeout: for the whole call, connecting included.
+    /// - Returns: how it ended and what it printed; a non-zero exit is a result.
+    /// - Throws: ``RemoteError``; `.tooMuchOutput` above ``CommandLimits/output``.
+    func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult
+
+    /// Starts a command and gives a socket that is its standard input and output.
+    ///
+    /// Bytes written go to the command, bytes read come from it; `shutdown(SHUT_WR)` ends its input; reading
+    /// gives the end when it has ended or the connection broke. The caller owns the descriptor and closes it,
+    /// which ends the command's input and stops listening to it. The login shell's noise is not removed here:
+    /// protocols begin with a sentinel of their own.
+    ///
+    /// - Parameter onEnd: called once, on a thread of ours, when the stream is over.
+    /// - Throws: ``RemoteError``.
+    func openStream(_ command: String, onEnd: (@Sendable (StreamEnd) -> Void)?) throws -> Int32
+
+    /// Sends a file and checks on the other side, by SHA-256, that it arrived; readers see all of the old or new.
+    ///
+    /// - Parameters:
+    ///   - path: the file here.
+    ///   - remotePath: where it goes; folders above are made. `~/` at the start is the user's home.
+    ///   - mode: permission bits there.
+    ///   - progress: called with the bytes sent so far, after each block.
+    /// - Returns: the digest of what was sent.
+    /// - Throws: ``RemoteError``, `FileError` for the file here.
+    @discardableResult
+    func upload(
+        _ path: String,
+        to remotePath: String,
+        mode: UInt32,
+        progress: (@Sendable (ByteCount) -> Void)?
+    ) throws -> Digest
+
+    /// Ends all connections; streams end, calls that wait fail.
+    func close()
+}
+
+extension Host {
+    /// Runs a command to its end, at most a minute.
+    public func run(_ command: String, input: [UInt8] = []) throws -> CommandResult {
+        try run(command, input: input, timeout: .seconds(60))
+    }
+
+    /// Starts a command and gives a socket that is its standard input and output.
+    public func openStream(_ command: String) throws -> Int32 { try openStream(command, onEnd: nil) }
+
+    /// Sends a file and checks that it arrived.
+    @discardableResult
+    public func upload(_ path: String, to remotePath: String, mode: UInt32 = 0o644) throws -> Digest {
+        try upload(path, to: remotePath, mode: mode, progress: nil)
+    }
+}
+
+/// Limits of ``Host/run(_:input:timeout:)``.
+public enum CommandLimits {
+    /// The most that a command may print on each of its two outputs; unit: bytes.
+    public static let output = 64 << 20
+}

@@ -1,0 +1,107 @@
+internal import Basics
+
+/// Where a host answers SSH and how we prove who we are.
+public struct SSHEndpoint: Sendable, Hashable {
+    /// The host's name in the cluster file.
+    public var name: String
+    /// A DNS name, an IP address, or an alias of `~/.ssh/config`.
+    public var address: String
+    /// The port; nil = what `~/.ssh/config` says, else 22.
+    public var port: UInt16?
+    /// The login name; nil = what `~/.ssh/config` says, else ours.
+    public var user: String?
+    /// The private key file; nil = the agent's keys, then `~/.ssh/config`'s, then the default ones.
+    public var identity: String?
+    /// The file with the host keys that we trust.
+    public var knownHosts: String
+    /// Pins the host's key by its fingerprint (`SHA256:…`), whatever the file says.
+    public var hostKeyFingerprint: String?
+
+    /// Describes an endpoint.
+    public init(
+        name: String,
+        address: String,
+        port: UInt16? = nil,
+        user: String? = nil,
+        identity: String? = nil,
+        knownHosts: String = "keys/known_hosts",
+        hostKeyFingerprint: String? = nil
+    ) {
+        self.name = name
+        self.address = address
+        self.port = port
+        self.user = user
+        self.identity = identity
+        self.knownHosts = knownHosts
+        self.hostKeyFingerprint = hostKeyFingerprint
+    }
+}
+
+/// What to do about a host whose key was never seen.
+public enum HostKeyPolicy: Sendable {
+    /// Refuse it.
+    case strict
+    /// Trust it now and from now on: its key is appended to the known hosts.
+    case acceptNew
+    /// Show the fingerprint to a person; true = as `acceptNew`.
+    case ask(@Sendable (HostKeyQuestion) -> Bool)
+}
+
+/// What a person is asked about an unknown host.
+public struct HostKeyQuestion: Sendable, Equatable {
+    /// The host's name in the cluster file.
+    public var host: String
+    /// Its address and port.
+    public var address: String
+    /// The key that it showed.
+    public var key: HostKey
+}
+
+/// How long each phase of connecting may take.
+public struct SSHTimeouts: Sendable {
+    /// Turning the name into addresses.
+    public var resolve: Duration
+    /// Opening the TCP connection.
+    public var connect: Duration
+    /// Agreeing on keys; slow hosts take seconds.
+    public var handshake: Duration
+    /// Proving who we are.
+    public var authenticate: Duration
+    /// Opening a channel and starting a command.
+    public var open: Duration
+
+    /// Patient enough for a loaded host at the other end of the world.
+    public init(
+        resolve: Duration = .seconds(10),
+        connect: Duration = .seconds(10),
+        handshake: Duration = .seconds(20),
+        authenticate: Duration = .seconds(20),
+        open: Duration = .seconds(20)
+    ) {
+        self.resolve = resolve
+        self.connect = connect
+        self.handshake = handshake
+        self.authenticate = authenticate
+        self.open = open
+    }
+}
+
+/// An endpoint whose alias, port, user and keys are known.
+struct ResolvedEndpoint: Sendable {
+    var name: String
+    var address: String
+    var port: UInt16
+    var user: String
+    /// Key files to try, best first; an explicit one is the only one.
+    var identities: [String]
+    var hasExplicitIdentity: Bool
+    /// A jump that `~/.ssh/config` asks for, in ssh's own words; nil = none.
+    var proxyJump: String?
+
+    /// `user@address:port`, for messages.
+    var login: String { "\(user)@\(place)" }
+    /// `address:port`, for messages.
+    var place: String { address.contains(":") ? "[\(address)]:\(port)" : "\(address):\(port)" }
+    /// The command a person would try.
+    var command: String { "ssh -p \(port) \(user)@\(address)" }
+}

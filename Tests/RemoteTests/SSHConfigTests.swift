@@ -1,0 +1,85 @@
+import Basics
+import Testing
+
+@testable import Remote
+
+@Suite struct SSHConfigTests {
+    private let answer = """
+        user me
+        hostname 10.1.2.3
+        port 2222
+        identityfile ~/.ssh/first
+        identityfile /keys/second key
+        proxyjump none
+        stricthostkeychecking ask
+        """
+
+    @Test func answerOfTheClientIsRead() {
+        let config = SSHConfig(output: answer)
+        #expect(config.hostName == "10.1.2.3")
+        #expect(config.port == 2222)
+        #expect(config.user == "me")
+        #expect(config.identities == ["~/.ssh/first", "/keys/second key"])
+        #expect(config.proxyJump == nil)
+        #expect(SSHConfig(output: "proxyjump a,b\n").proxyJump == "a,b")
+    }
+
+    @Test func explicitValuesWin() {
+        let endpoint = SSHEndpoint(name: "n", address: "alias", port: 7, user: "you", identity: "/k")
+        let resolved = endpoint.resolved { _ in SSHConfig(output: answer) }
+        #expect(resolved.address == "10.1.2.3")
+        #expect(resolved.port == 7)
+        #expect(resolved.user == "you")
+        #expect(resolved.identities == ["/k"])
+        #expect(resolved.hasExplicitIdentity)
+    }
+
+    @Test func fileFillsWhatIsOpen() {
+        let resolved = SSHEndpoint(name: "n", address: "alias").resolved { _ in SSHConfig(output: answer) }
+        #expect(resolved.port == 2222)
+        #expect(resolved.user == "me")
+        #expect(resolved.identities.last == "/keys/second key")
+        #expect(resolved.identities.first?.hasSuffix("/.ssh/first") == true)
+        #expect(resolved.identities.first?.hasPrefix("/") == true)
+    }
+
+    @Test func withoutAClientTheDefaultsHold() {
+        let resolved = SSHEndpoint(name: "n", address: "h").resolved { _ in nil }
+        #expect(resolved.port == 22)
+        #expect(resolved.address == "h")
+        #expect(!resolved.user.isEmpty)
+        #expect(resolved.identities.count == 3)
+    }
+
+    @Test func completeEndpointAsksNobody() {
+        let endpoint = SSHEndpoint(name: "n", address: "fe80::1%eth0", port: 22, user: "u", identity: "/k")
+        let resolved = endpoint.resolved { _ in
+            Issue.record("asked")
+            return nil
+        }
+        #expect(resolved.place == "[fe80::1%eth0]:22")
+    }
+
+    @Test(arguments: [
+        "plain", "", "two words", "it's", "back\\slash", "\\'", "$HOME `id` \"x\"", "line\nline", "ü*?[a]",
+        "-n", "!!",
+    ])
+    func quotedWordsComeBack(text: String) throws {
+        for shell in ["/bin/sh", "/bin/bash"] where Files.kind(shell) == .file {
+            let result = try ChildProcess.run([shell, "-c", "printf %s \(ShellQuoting.quote(text))"])
+            #expect(String(decoding: result.output, as: UTF8.self) == text, "\(shell)")
+        }
+    }
+
+    @Test func fishReadsNoBackslashInsideQuotes() {
+        #expect(ShellQuoting.quote("a\\b'c") == "'a'\\\\'b'\\''c'")
+        #expect(ShellQuoting.path("~/a b") == "\"$HOME\"/'a b'")
+        #expect(ShellQuoting.path("~") == "\"$HOME\"")
+        #expect(ShellQuoting.quote(["a", "b c"]) == "a 'b c'")
+    }
+
+    @Test func noiseBeforeTheMarkIsDropped() {
+        #expect(SSHCommand.unmarked(Array("hello\nM1\nout".utf8), mark: "M1") == Array("out".utf8))
+        #expect(SSHCommand.unmarked(Array("forced".utf8), mark: "M1") == Array("forced".utf8))
+    }
+}
