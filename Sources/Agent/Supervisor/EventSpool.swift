@@ -1,0 +1,102 @@
+internal import Basics
+internal import Synchronization
+internal import Wire
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// The events of one run on this host, in a file, until the coordinator has them.
+///
+/// `events.jsonl`: one ``AgentEvent`` a line. The file outlives the agent; a half-written last line is cut off.
+/// Numbers begin at the time of the file's making, so that those of a host that was wiped lie above all before.
+final class EventSpool: Sendable {
+    private struct State {
+        /// ends[i]: where the event with number `base + i + 1` ends in the file.
+        var ends: [Int] = []
+        var base: Int
+    }
+
+    private let path: String
+    private let state: Mutex<State>
+
+    init(directory: String) throws {
+        path = directory + "/events.jsonl"
+        var ends: [Int] = []
+        var base = Int(Machine.unixTime * 1000)
+        if Files.kind(path) == .file {
+            let bytes = try Files.read(path)
+            for (index, byte) in bytes.enumerated() where byte == 0x0A { ends.append(index + 1) }
+            if (ends.last ?? 0) < bytes.count { truncate(path, ends.last ?? 0) }
+            if let first = ends.first {
+                base = try MessageCoding.decode(AgentEvent.self, from: Array(bytes[..<first])).sequence - 1
+            }
+        }
+        state = Mutex(State(ends: ends, base: base))
+    }
+
+    /// Appends a report and returns the event it became.
+    func append(
+        run: RunID,
+        attempt: Int,
+        member: Int,
+        report: TrainerReport,
+        time: Double
+    ) throws -> AgentEvent {
+        try state.withLock { state in
+            let event = AgentEvent(
+                run: run,
+                sequence: state.base + state.ends.count + 1,
+                attempt: attempt,
+                member: member,
+                report: report,
+                time: time
+            )
+            let line = try MessageCoding.encode(event) + [0x0A]
+            do {
+                try Files.append(line, to: path, mode: 0o600)
+            } catch {
+                // A full disk may have taken half of the line.
+                truncate(path, state.ends.last ?? 0)
+                throw error
+            }
+            state.ends.append((state.ends.last ?? 0) + line.count)
+            return event
+        }
+    }
+
+    /// At most `limit` events behind a sequence number.
+    func read(after sequence: Int, limit: Int) throws -> [AgentEvent] {
+        let range = state.withLock { state -> Range<Int>? in
+            let index = max(0, sequence - state.base)
+            guard index < state.ends.count else { return nil }
+            return
+                (index == 0 ? 0 : state.ends[index - 1])..<state.ends[
+                    min(index + limit, state.ends.count) - 1
+                ]
+        }
+        guard let range else { return [] }
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw FileError(.read, path, errno: errno) }
+        defer { close(descriptor) }
+        var bytes = [UInt8](repeating: 0, count: range.count)
+        var got = 0
+        while got < bytes.count {
+            let n = bytes.withUnsafeMutableBytes {
+                pread(
+                    descriptor,
+                    $0.baseAddress.map { $0 + got },
+                    $0.count - got,
+                    off_t(range.lowerBound + got)
+                )
+            }
+            guard n > 0 else { throw FileError(.read, path, errno: n < 0 ? errno : EIO) }
+            got += n
+        }
+        return try bytes.split(separator: 0x0A).map {
+            try MessageCoding.decode(AgentEvent.self, from: Array($0))
+        }
+    }
+}

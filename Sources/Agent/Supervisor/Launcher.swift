@@ -1,0 +1,107 @@
+internal import Basics
+internal import Wire
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// `coord-worker start`: sees to it that an agent of this very build runs, and ends.
+enum Launcher {
+    static func run(directory: AgentDirectory, cluster: String) throws {
+        try directory.create()
+        if let running = runningAgent(directory) {
+            let worker = Digest(of: try Files.read(Machine.executable))
+            if running.worker == worker { return }
+            try replace(running, directory: directory, cluster: cluster)
+        }
+        let log = open(directory.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        guard log >= 0 else { throw FileError(.write, directory.log, errno: errno) }
+        var ready: [Int32] = [-1, -1]
+        guard pipe(&ready) == 0 else { throw FileError(.write, "pipe", errno: errno) }
+        _ = try ChildProcess(
+            [Machine.executable, "agent", "--directory", directory.root, "--cluster", cluster, "--ready"],
+            files: [-1, log, log, ready[1]],
+            startsSession: true
+        )
+        close(ready[1])
+        close(log)
+        var byte: UInt8 = 0
+        guard read(ready[0], &byte, 1) == 1 else {
+            let tail =
+                (try? Files.readText(directory.log))?.split(separator: "\n").last.map(String.init) ?? ""
+            throw AgentError("the agent did not start: \(tail)", hint: "look at \(directory.log)")
+        }
+    }
+
+    private static func runningAgent(_ directory: AgentDirectory) -> AgentIdentity? {
+        guard let bytes = try? Files.read(directory.identity),
+            let identity = try? MessageCoding.decode(AgentIdentity.self, from: bytes),
+            identity.process.isAlive
+        else { return nil }
+        return identity
+    }
+
+    /// Ends an agent of another build, unless it has trainers at work.
+    private static func replace(_ agent: AgentIdentity, directory: AgentDirectory, cluster: String) throws {
+        guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
+        let channel = FrameChannel(socket: try UnixSocket.connect("agent.sock"))
+        func ask(_ request: AgentRequest) throws -> AgentReply? {
+            try channel.send(request)
+            guard let frame = try channel.receive(timeoutMilliseconds: 10_000) else { return nil }
+            return try MessageCoding.decode(AgentReply.self, from: frame.payload)
+        }
+        let hello = try ask(.hello(protocolVersion: protocolVersion, cluster: cluster, host: "launcher"))
+        if case .hello? = hello, case .status(let status)? = try ask(.status),
+            status.trainers.contains(where: { $0.pid != nil })
+        {
+            throw AgentError(
+                "an agent of another build has a run in progress here",
+                hint: "wait for the run, or coord run stop",
+                exitCode: .locked
+            )
+        }
+        // Its own protocol may differ from ours: the signal always works.
+        kill(agent.process.pid, SIGTERM)
+        if !agent.process.waitForEnd(milliseconds: 3000) { kill(agent.process.pid, SIGKILL) }
+        _ = agent.process.waitForEnd(milliseconds: 2000)
+    }
+}
+
+/// `coord-worker bridge`: joins standard input and output to the agent's socket, as `docker system dial-stdio` does.
+enum Bridge {
+    static func run(directory: AgentDirectory) throws {
+        guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
+        let socket = try UnixSocket.connect("agent.sock")
+        try Array(bridgeSentinel.utf8).withUnsafeBytes {
+            try Files.writeAll($0, to: 1, path: "standard output")
+        }
+        let ended = Mailbox<Void>()
+        OSThread.start(name: "bridge-in") {
+            copy(from: 0, to: socket)
+            shutdown(socket, Int32(SHUT_WR))
+        }
+        OSThread.start(name: "bridge-out") {
+            copy(from: socket, to: 1)
+            ended.put(())
+        }
+        ended.take()
+    }
+
+    private static func copy(from source: Int32, to target: Int32) {
+        var buffer = [UInt8](repeating: 0, count: 256 << 10)
+        while true {
+            let n = read(source, &buffer, buffer.count)
+            if n < 0, errno == EINTR { continue }
+            guard n > 0 else { return }
+            var sent = 0
+            while sent < n {
+                let w = buffer.withUnsafeBytes { write(target, $0.baseAddress.map { $0 + sent }, n - sent) }
+                if w < 0, errno == EINTR { continue }
+                guard w > 0 else { return }
+                sent += w
+            }
+        }
+    }
+}

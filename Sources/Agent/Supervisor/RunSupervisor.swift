@@ -1,0 +1,274 @@
+internal import Basics
+internal import Dispatch
+internal import Logging
+internal import Synchronization
+internal import Wire
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// Starts trainers, passes commands to them and keeps what they report.
+final class RunSupervisor: Sendable {
+    private struct Trainer {
+        var start: TrainerStart
+        var channel: FrameChannel
+        var pid: Int32?
+        var address: String?
+        var isFinished = false
+        var end: ProcessEnd?
+    }
+
+    private struct Run {
+        var spool: EventSpool
+        var trainers: [Int: Trainer] = [:]
+        var generation: GenerationPlan?
+    }
+
+    private struct State {
+        var runs: [RunID: Run] = [:]
+        var listeners: [Int: DispatchSemaphore] = [:]
+        var nextListener = 0
+    }
+
+    private let directory: AgentDirectory
+    private let logger: Logger
+    private let state: Mutex<State>
+    /// Children die with the thread that started them, so one thread starts all and lives as long as the agent.
+    private let spawner = Mailbox<@Sendable () -> Void>()
+
+    init(directory: AgentDirectory, logger: Logger) throws {
+        self.directory = directory
+        self.logger = logger
+        var state = State()
+        for name in (try? Files.list(directory.runs)) ?? [] {
+            guard let id = RunID(name) else { continue }
+            state.runs[id] = Run(spool: try EventSpool(directory: directory.run(id)))
+        }
+        self.state = Mutex(state)
+        let spawner = self.spawner
+        OSThread.start(name: "spawner") {
+            while true { spawner.take()() }
+        }
+    }
+
+    // MARK: Commands
+
+    /// Starts a trainer process.
+    func train(_ start: TrainerStart) throws {
+        let folder = directory.run(start.run)
+        try Files.createDirectory(folder, mode: 0o700)
+        try state.withLock { state in
+            if state.runs[start.run] == nil {
+                state.runs[start.run] = Run(spool: try EventSpool(directory: folder))
+            }
+            if let old = state.runs[start.run]?.trainers[start.member], old.end == nil,
+                let pid = old.pid, ProcessIdentity(pid: pid) != nil
+            {
+                throw AgentError("member \(start.member) of run \(start.run) already runs", exitCode: .locked)
+            }
+        }
+        let (ours, theirs) = try UnixSocket.pair()
+        let logPath = folder + "/trainer-\(start.member).log"
+        let log = open(logPath, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        guard log >= 0 else { throw FileError(.write, logPath, errno: errno) }
+        defer {
+            close(log)
+            close(theirs)
+        }
+        // OpenBLAS chooses its kernels before main: the variable must be there at exec.
+        let environment =
+            Machine.environment.filter { !$0.hasPrefix("OPENBLAS_") }
+            + ["OPENBLAS_CORETYPE=\(start.record.kernels.openBLASCoreType)", "OPENBLAS_NUM_THREADS=1"]
+        let child = try spawn(
+            [Machine.executable, "train", "--directory", directory.root],
+            environment: environment,
+            files: [-1, log, log, theirs]
+        )
+        let channel = FrameChannel(socket: ours)
+        state.withLock {
+            $0.runs[start.run]?.trainers[start.member] = Trainer(
+                start: start,
+                channel: channel,
+                pid: child.pid
+            )
+        }
+        logger.info("started trainer", metadata: ["run": "\(start.run)", "pid": "\(child.pid)"])
+        try channel.send(TrainerCommand.start(start))
+        OSThread.start(name: "trainer-\(start.member)") { [self] in
+            readReports(of: start, from: channel)
+            channel.close()
+            ended(start, child.wait())
+        }
+    }
+
+    /// Starts a child from the thread that never ends.
+    func spawn(_ arguments: [String], environment: [String]?, files: [Int32]) throws -> ChildProcess {
+        let result = Mailbox<Result<ChildProcess, any Error>>()
+        spawner.put {
+            result.put(
+                Result {
+                    try ChildProcess(
+                        arguments,
+                        environment: environment,
+                        files: files,
+                        startsSession: true,
+                        diesWithParent: true
+                    )
+                }
+            )
+        }
+        return try result.take().get()
+    }
+
+    /// Passes a new generation to the run's trainers here.
+    func announce(_ plan: GenerationPlan) {
+        let channels = state.withLock { state -> [FrameChannel] in
+            guard state.runs[plan.run] != nil else { return [] }
+            state.runs[plan.run]?.generation = plan
+            let members = Set(plan.members.map(\.member))
+            return (state.runs[plan.run]?.trainers ?? [:]).values
+                .filter {
+                    members.contains($0.start.member) && $0.end == nil && $0.start.attempt == plan.attempt
+                }
+                .map(\.channel)
+        }
+        // A trainer that just died can't be told; its end is reported by itself.
+        for channel in channels { try? channel.send(TrainerCommand.generation(plan)) }
+    }
+
+    /// Kills one trainer.
+    func expel(run: RunID, member: Int) {
+        state.withLock { state in
+            if let trainer = state.runs[run]?.trainers[member], trainer.end == nil, let pid = trainer.pid {
+                kill(pid, SIGKILL)
+            }
+        }
+    }
+
+    /// Ends the run's trainers here: asked first, killed after two seconds.
+    func endRun(_ run: RunID) {
+        let trainers = state.withLock { $0.runs[run].map { Array($0.trainers.values) } ?? [] }
+        for trainer in trainers where trainer.end == nil { try? trainer.channel.send(TrainerCommand.stop) }
+        for trainer in trainers where trainer.end == nil {
+            guard let pid = trainer.pid, let process = ProcessIdentity(pid: pid) else { continue }
+            if !process.waitForEnd(milliseconds: 2000) { expel(run: run, member: trainer.start.member) }
+        }
+    }
+
+    /// Ends all trainers.
+    func endAll() {
+        for run in state.withLock({ Array($0.runs.keys) }) { endRun(run) }
+    }
+
+    // MARK: What is known
+
+    func status() -> (trainers: [AgentStatus.Trainer], generations: [GenerationPlan]) {
+        state.withLock { state in
+            let trainers = state.runs.sorted { $0.key < $1.key }.flatMap { run, value in
+                value.trainers.sorted { $0.key < $1.key }.map { member, trainer in
+                    AgentStatus.Trainer(
+                        run: run,
+                        attempt: trainer.start.attempt,
+                        member: member,
+                        pid: trainer.end == nil ? trainer.pid : nil,
+                        address: trainer.address,
+                        isFinished: trainer.isFinished,
+                        end: trainer.end
+                    )
+                }
+            }
+            return (trainers, state.runs.values.compactMap(\.generation))
+        }
+    }
+
+    /// Sends events to `channel` until it closes: those behind `cursors`, then new ones.
+    func follow(_ cursors: [RunID: Int], on channel: FrameChannel) {
+        let wake = DispatchSemaphore(value: 0)
+        wake.signal()  // what is there already goes out first
+        let number = state.withLock { state in
+            state.nextListener += 1
+            state.listeners[state.nextListener] = wake
+            return state.nextListener
+        }
+        let closed = ClosedFlag()
+        OSThread.start(name: "follow-end") {
+            while (try? channel.receive()) != nil {}
+            closed.flag.store(true, ordering: .releasing)
+            wake.signal()
+        }
+        var cursors = cursors
+        while !closed.flag.load(ordering: .acquiring) {
+            wake.wait()
+            do {
+                let spools = state.withLock { $0.runs.mapValues(\.spool) }
+                for (run, spool) in spools {
+                    while true {
+                        let events = try spool.read(after: cursors[run, default: 0], limit: 200)
+                        for event in events { try channel.send(event) }
+                        guard let last = events.last else { break }
+                        cursors[run] = last.sequence
+                    }
+                }
+            } catch {
+                break
+            }
+        }
+        channel.close()
+        _ = state.withLock { $0.listeners.removeValue(forKey: number) }
+    }
+
+    /// A flag that two threads share.
+    private final class ClosedFlag: Sendable {
+        let flag = Atomic<Bool>(false)
+    }
+
+    // MARK: Reports
+
+    private func readReports(of start: TrainerStart, from channel: FrameChannel) {
+        do {
+            while let frame = try channel.receive() {
+                record(start, try MessageCoding.decode(TrainerReport.self, from: frame.payload))
+            }
+        } catch {
+            logger.warning("trainer's channel broke: \(error)", metadata: ["run": "\(start.run)"])
+        }
+    }
+
+    private func ended(_ start: TrainerStart, _ exit: ProcessExit) {
+        let end = ProcessEnd(exit)
+        state.withLock { state in
+            guard state.runs[start.run]?.trainers[start.member]?.start == start else { return }
+            state.runs[start.run]?.trainers[start.member]?.end = end
+        }
+        logger.info("trainer ended: \(end)", metadata: ["run": "\(start.run)", "rank": "\(start.member)"])
+        record(start, .exited(end))
+    }
+
+    private func record(_ start: TrainerStart, _ report: TrainerReport) {
+        let (spool, listeners) = state.withLock { state -> (EventSpool?, [DispatchSemaphore]) in
+            switch report {
+            case .listening(let address, _, _, _):
+                state.runs[start.run]?.trainers[start.member]?.address = address
+            case .finished: state.runs[start.run]?.trainers[start.member]?.isFinished = true
+            default: break
+            }
+            return (state.runs[start.run]?.spool, Array(state.listeners.values))
+        }
+        do {
+            _ = try spool?.append(
+                run: start.run,
+                attempt: start.attempt,
+                member: start.member,
+                report: report,
+                time: Machine.unixTime
+            )
+        } catch {
+            // The disk is full: the trainers go on; what can't be kept can't be told later.
+            logger.error("cannot keep an event: \(error)", metadata: ["run": "\(start.run)"])
+        }
+        for listener in listeners { listener.signal() }
+    }
+}

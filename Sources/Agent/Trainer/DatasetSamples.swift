@@ -1,0 +1,25 @@
+internal import Datasets
+internal import Training
+
+/// A dataset as one run sees it: split, cut into lanes, in the run's order.
+struct DatasetSamples: SampleSource {
+    let dataset: Dataset
+    let split: Split
+    let schedule: LaneSchedule
+
+    var shape: [Int] { dataset.shape }
+    var classes: [String] { dataset.classes }
+    var stepsPerEpoch: Int { schedule.stepsPerEpoch }
+    var trainingIndices: [Int] { split.training }
+    var validationIndices: [Int] { split.validation }
+
+    func microbatch(lane: Int, epoch: Int, step: Int) -> [Int] {
+        schedule.microbatch(lane: lane, epoch: epoch, step: step)
+    }
+
+    func read(_ index: Int, into target: UnsafeMutableBufferPointer<Float>) {
+        dataset.read(index, into: target)
+    }
+
+    func label(_ index: Int) -> Int { dataset.label(index) }
+}

@@ -1,0 +1,152 @@
+internal import Basics
+internal import Collectives
+internal import Training
+internal import Wire
+
+/// The exchange of a run over the network: a ``Collectives/Group`` for each generation of members.
+///
+/// A generation that breaks is left at once; the next one is waited for (the coordinator names it), and what was
+/// ready there is committed or computed again, as the members agree when they meet.
+final class NetworkExchange: GradientExchange {
+    private let start: TrainerStart
+    private let laneCount: Int
+    private let endpoint: Endpoint
+    private let commands: CommandBox
+    private let report: @Sendable (TrainerReport) -> Void
+    private var group: Group?
+    private var plan: GenerationPlan?
+    private var memberState: MemberState
+    /// A loss that was told and to which no generation has answered.
+    private var unheard: TrainerReport?
+
+    private(set) var lanes = LaneSet()
+
+    /// - Parameter committed: operations that the checkpoint we begin with has behind it.
+    init(
+        start: TrainerStart,
+        endpoint: Endpoint,
+        commands: CommandBox,
+        committed: UInt64,
+        report: @escaping @Sendable (TrainerReport) -> Void
+    ) {
+        self.start = start
+        laneCount = start.record.spec.lanes
+        self.endpoint = endpoint
+        self.commands = commands
+        self.report = report
+        memberState = MemberState(committed: committed)
+    }
+
+    /// True when this member speaks for its generation.
+    var isFirst: Bool { plan?.members.first?.member == start.member }
+    /// True when this member writes checkpoints.
+    var isWriter: Bool { plan?.writers.contains(start.member) ?? false }
+
+    /// Waits for the first generation and joins it.
+    func join() throws {
+        _ = try enterNextGeneration()
+    }
+
+    /// Leaves the group; the others see the links end.
+    func close() {
+        commands.onInterrupt(nil)
+        group?.close()
+        group = nil
+    }
+
+    func exchange(
+        operation: UInt64,
+        contributions: [Contribution],
+        laneValues: inout [Double],
+        sum: UnsafeMutableBufferPointer<Float>
+    ) throws -> ExchangeOutcome {
+        guard let group, let plan else { preconditionFailure("join() comes first") }
+        do {
+            try group.reduce(
+                operation: operation,
+                contributions: contributions.map { ($0.subtree, $0.values) },
+                laneValues: &laneValues,
+                sum: sum
+            )
+            return .committed
+        } catch {
+            leave(group, of: plan, because: error)
+        }
+        let resolution = try enterNextGeneration()
+        return resolution == .commitReady ? .committed : .retry
+    }
+
+    private func leave(_ group: Group, of plan: GenerationPlan, because error: CollectivesError) {
+        memberState = group.memberState
+        commands.onInterrupt(nil)
+        group.close()
+        self.group = nil
+        tell(error, of: plan)
+    }
+
+    private func tell(_ error: CollectivesError, of plan: GenerationPlan) {
+        guard commands.newest == plan.number else { return }  // the news came before the loss was felt
+        let loss = TrainerReport.peerLost(
+            generation: plan.number,
+            member: error.ranks.first.map { plan.members[$0].member },
+            isSilent: error.code == .peerSilent,
+            reason: error.message
+        )
+        unheard = loss
+        report(loss)
+    }
+
+    /// Waits for the next generation; a loss that nobody answers is told again, ever more rarely.
+    private func waitForGeneration() -> GenerationPlan {
+        var patience = 2000
+        while true {
+            if let plan = commands.wait(newerThan: plan?.number ?? 0, milliseconds: patience) {
+                unheard = nil
+                return plan
+            }
+            if let unheard { report(unheard) }
+            patience = min(patience * 2, 60_000)
+        }
+    }
+
+    /// Waits for a generation newer than the last and opens its links; tries the next one when that fails.
+    private func enterNextGeneration() throws -> Resolution {
+        while true {
+            let plan = waitForGeneration()
+            self.plan = plan
+            guard let rank = plan.members.firstIndex(where: { $0.member == start.member }) else {
+                throw AgentError(
+                    "this trainer was expelled from the run",
+                    hint: "the others go on without it"
+                )
+            }
+            commands.onInterrupt { [endpoint, run = start.run] in
+                endpoint.abandon(generation: UInt32(plan.number), of: run)
+            }
+            do {
+                let group = try Group.open(
+                    endpoint: endpoint,
+                    run: start.run,
+                    generation: UInt32(plan.number),
+                    rank: rank,
+                    members: plan.members.enumerated().map {
+                        Member(rank: $0.offset, address: $0.element.address, lanes: $0.element.lanes)
+                    },
+                    laneCount: laneCount,
+                    secret: Redacted(plan.secret.bytes),
+                    state: memberState,
+                    deadline: .now + .seconds(10)
+                )
+                commands.onInterrupt { group.abort("a newer generation was announced") }
+                self.group = group
+                lanes = plan.members[rank].lanes
+                if commands.newest > plan.number { group.abort("a newer generation was announced") }
+                report(.joined(generation: plan.number))
+                return group.resolution
+            } catch {
+                guard error.code != .diverged else { throw error }
+                tell(error, of: plan)
+            }
+        }
+    }
+}

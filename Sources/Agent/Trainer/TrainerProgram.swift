@@ -1,0 +1,126 @@
+internal import Basics
+internal import Collectives
+internal import ContentStore
+internal import Datasets
+internal import Training
+internal import Wire
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// `coord-worker train`: one member of one run.
+///
+/// Commands come in, and reports go out, through descriptor 3.
+enum TrainerProgram {
+    static func run(directory: AgentDirectory) throws {
+        signal(SIGPIPE, SIG_IGN)
+        let channel = FrameChannel(socket: 3)
+        guard let first = try channel.receive(),
+            case .start(let start) = try MessageCoding.decode(TrainerCommand.self, from: first.payload)
+        else { throw AgentError("the agent said nothing") }
+        let report: @Sendable (TrainerReport) -> Void = { report in
+            // An agent that is gone can't be told; this process ends with it.
+            try? channel.send(report)
+        }
+        do {
+            try train(start, directory: directory, channel: channel, report: report)
+        } catch let error as any ExplainedError {
+            report(.failed(message: error.message, hint: error.hint))
+            throw error
+        } catch {
+            report(.failed(message: "\(error)", hint: nil))
+            throw error
+        }
+    }
+
+    private static func train(
+        _ start: TrainerStart,
+        directory: AgentDirectory,
+        channel: FrameChannel,
+        report: @escaping @Sendable (TrainerReport) -> Void
+    ) throws {
+        let spec = start.record.spec
+        let store = try ChunkStore(directory: directory.store)
+        let dataset = try Dataset(store: store, manifest: start.record.dataset)
+        let split = try Split.make(dataset, spec.split)
+        let samples = DatasetSamples(
+            dataset: dataset,
+            split: split,
+            schedule: LaneSchedule(
+                dataset: dataset,
+                training: split.training,
+                laneCount: spec.lanes,
+                batch: spec.batch,
+                seed: spec.seed
+            )
+        )
+        let resume = try start.resume.map { manifest in
+            try CheckpointState.read(
+                files: try readAll(manifest, from: store)
+            )
+        }
+        let commands = CommandBox()
+        OSThread.start(name: "commands") {
+            while let frame = try? channel.receive() {
+                switch try? MessageCoding.decode(TrainerCommand.self, from: frame.payload) {
+                case .generation(let plan): commands.put(plan)
+                case .stop: exit(0)
+                case .start, nil: break
+                }
+            }
+            exit(1)  // the agent is gone, and nobody can tell us whom to work with
+        }
+        let endpoint = try Endpoint(transport: TCPTransport(), address: "\(start.bind):0")
+        let exchange = NetworkExchange(
+            start: start,
+            endpoint: endpoint,
+            commands: commands,
+            committed: resume?.nextOperation ?? 0,
+            report: report
+        )
+        let writer = CheckpointWriter(store: store, report: report)
+        let reporter = TrainerReporter(
+            exchange: exchange,
+            writer: writer,
+            lastEpoch: spec.epochs,
+            report: report
+        )
+        let loop = try TrainingLoop(
+            record: start.record,
+            samples: samples,
+            exchange: exchange,
+            laneThreads: start.threads,
+            observer: reporter,
+            resume: resume
+        )
+        report(
+            .listening(
+                address: endpoint.address,
+                parameters: loop.model.parameterCount,
+                trainingSamples: split.training.count,
+                stepsPerEpoch: samples.stepsPerEpoch
+            )
+        )
+        try exchange.join()
+        try loop.run()
+        reporter.flush()
+        writer.finish()
+        guard let weights = reporter.weights ?? resume?.weightsDigest else {
+            throw AgentError("the run ended without a checkpoint")
+        }
+        // Before the links end: whoever misses us then learns that we have left with the work done.
+        report(.finished(weights: weights))
+        exchange.close()
+    }
+
+    private static func readAll(
+        _ manifest: Digest,
+        from store: ChunkStore
+    ) throws -> [(name: String, bytes: [UInt8])] {
+        let contents = try store.manifest(manifest)
+        return try contents.files.map { ($0.name, try store.readFile(contents, $0.name)) }
+    }
+}

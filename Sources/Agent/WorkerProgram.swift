@@ -1,0 +1,74 @@
+public import Basics
+internal import Logging
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// The program that is pushed to every host; its first argument says which part it plays.
+public enum WorkerProgram {
+    private static let usage = """
+        usage: coord-worker start  --directory DIR --cluster ID   make sure that an agent runs
+               coord-worker agent  --directory DIR --cluster ID   be the agent
+               coord-worker bridge --directory DIR                join stdin and stdout to the agent
+               coord-worker train  --directory DIR                be a trainer (started by the agent)
+               coord-worker version                               print the version
+
+        coord starts these over SSH; there is no need to do it by hand.
+        """
+
+    /// Runs one part to its end.
+    ///
+    /// - Parameter arguments: without the program's name.
+    /// - Returns: the exit code.
+    public static func run(_ arguments: [String]) -> ExitCode {
+        var options: [String: String] = [:]
+        var flags: Set<String> = []
+        var rest = arguments.dropFirst()[...]
+        while let name = rest.popFirst() {
+            if ["--directory", "--cluster"].contains(name), let value = rest.popFirst() {
+                options[name] = value
+            } else if name == "--ready" {
+                flags.insert(name)
+            } else {
+                return complain("unknown argument \(name)\n\(usage)", .usage)
+            }
+        }
+        let directory = options["--directory"].map { AgentDirectory(root: expanded($0)) }
+        do {
+            switch (arguments.first, directory, options["--cluster"]) {
+            case ("start", let directory?, let cluster?):
+                try Launcher.run(directory: directory, cluster: cluster)
+            case ("agent", let directory?, let cluster?):
+                try AgentProgram.run(
+                    directory: directory,
+                    cluster: cluster,
+                    ready: flags.contains("--ready") ? 3 : nil
+                )
+            case ("bridge", let directory?, _): try Bridge.run(directory: directory)
+            case ("train", let directory?, _): try TrainerProgram.run(directory: directory)
+            case ("version", _, _): print("coord-worker 0.1")
+            default: return complain(usage, .usage)
+            }
+            return .ok
+        } catch let error as any ExplainedError {
+            return complain(error.message + (error.hint.map { "\n\nhint: \($0)" } ?? ""), error.exitCode)
+        } catch {
+            return complain("\(error)", .bug)
+        }
+    }
+
+    private static func complain(_ text: String, _ code: ExitCode) -> ExitCode {
+        let line = "coord-worker: error: \(text)\n"
+        // Nothing is left to tell it to when standard error is closed.
+        try? Array(line.utf8).withUnsafeBytes { try Files.writeAll($0, to: 2, path: "standard error") }
+        return code
+    }
+
+    /// `~/x` → the home folder's `x`: the remote shell may have quoted it.
+    private static func expanded(_ path: String) -> String {
+        path.hasPrefix("~/") ? Machine.home + path.dropFirst() : path
+    }
+}

@@ -1,0 +1,191 @@
+public import Basics
+
+/// The version of everything in this module.
+///
+/// Both sides must have the same; `coord up` brings the matching worker.
+public let protocolVersion = 1
+
+/// What the bridge prints before the first frame; whatever a login shell prints before it is skipped.
+public let bridgeSentinel = "COORD-BRIDGE-1\n"
+
+/// What the coordinator asks of an agent.
+///
+/// On each connection: one request, one reply, in order.
+public enum AgentRequest: Codable, Sendable {
+    /// The first message of each connection.
+    case hello(protocolVersion: Int, cluster: String, host: String)
+    /// What the host is and what goes on there.
+    case status
+    /// Which of these chunks are not in the host's store.
+    case missing([Digest])
+    /// Take a chunk in its stored form; the bytes frame that follows holds it.
+    case putChunk(Digest)
+    /// Take a manifest whose chunks are all there; the bytes frame that follows holds it.
+    case putManifest(Digest)
+    /// Send a manifest; a bytes frame follows the reply.
+    case getManifest(Digest)
+    /// Send a chunk in its stored form; a bytes frame follows the reply.
+    case getChunk(Digest)
+    /// Start a trainer.
+    case train(TrainerStart)
+    /// Tell the run's trainers on this host who the members are.
+    case generation(GenerationPlan)
+    /// Kill one trainer, which was expelled.
+    case expel(run: RunID, member: Int)
+    /// End the run's trainers on this host and forget the run.
+    case endRun(RunID)
+    /// From now on this connection carries ``AgentEvent`` only: those behind the given numbers, then new ones.
+    case events(after: [RunID: Int])
+    /// Make `coord-serve` release a version whose manifest is in the store.
+    case release(ServedVersion, serve: ServeSetup)
+    /// Switch `coord-serve` back.
+    case rollback
+    /// What `coord-serve` says of itself.
+    case serveStatus
+    /// One prediction; the bytes frame that follows holds `count` float32 values.
+    case predict(count: Int)
+    /// End all trainers, `coord-serve` and the agent; with `wipe` remove the agent's folder too.
+    case shutdown(wipe: Bool)
+}
+
+/// How `coord-serve` is started on a host.
+public struct ServeSetup: Codable, Sendable, Hashable {
+    /// The program's manifest in the host's store (one file, `coord-serve`).
+    public var program: Digest
+    /// Where it speaks HTTP.
+    public var listen: String
+    /// The variable that holds the token; nil = none asked.
+    public var tokenVariable: String?
+    /// All fields.
+    public init(program: Digest, listen: String, tokenVariable: String? = nil) {
+        self.program = program
+        self.listen = listen
+        self.tokenVariable = tokenVariable
+    }
+}
+
+/// What an agent answers.
+public enum AgentReply: Codable, Sendable {
+    /// Done, nothing to say.
+    case done
+    /// To `hello`.
+    case hello(protocolVersion: Int, instance: String, worker: Digest)
+    /// To `status`.
+    case status(AgentStatus)
+    /// To `missing`.
+    case missing([Digest])
+    /// To whatever `coord-serve` answered.
+    case serve(ServeReply)
+    /// Nothing was changed; the reason, what to do, and the exit code that fits.
+    case refused(message: String, hint: String?, exitCode: Int32)
+}
+
+/// What a host is and what goes on there.
+public struct AgentStatus: Codable, Sendable {
+    /// One trainer that the agent started.
+    public struct Trainer: Codable, Sendable, Hashable {
+        /// The run.
+        public var run: RunID
+        /// Which restart of the run.
+        public var attempt: Int
+        /// The member's number.
+        public var member: Int
+        /// The process; nil when it has ended.
+        public var pid: Int32?
+        /// Where the other members dial it; nil before it listens.
+        public var address: String?
+        /// True when it has done the run's last step.
+        public var isFinished: Bool
+        /// How it ended; nil while it runs.
+        public var end: ProcessEnd?
+        /// All fields.
+        public init(
+            run: RunID,
+            attempt: Int,
+            member: Int,
+            pid: Int32?,
+            address: String?,
+            isFinished: Bool,
+            end: ProcessEnd?
+        ) {
+            self.run = run
+            self.attempt = attempt
+            self.member = member
+            self.pid = pid
+            self.address = address
+            self.isFinished = isFinished
+            self.end = end
+        }
+    }
+
+    /// CPUs.
+    public var cores: Int
+    /// Memory; unit: bytes.
+    public var memory: Int64
+    /// Free space where the store is; unit: bytes.
+    public var freeSpace: Int64
+    /// The best kernel set.
+    public var kernels: KernelSet?
+    /// The agent's process.
+    public var pid: Int32
+    /// All trainers since the agent started, of runs that were not ended.
+    public var trainers: [Trainer]
+    /// The last generation that the agent was told, per run.
+    public var generations: [GenerationPlan]
+    /// What is served; nil when `coord-serve` does not run.
+    public var serve: ServeStatus?
+
+    /// All fields.
+    public init(
+        cores: Int,
+        memory: Int64,
+        freeSpace: Int64,
+        kernels: KernelSet?,
+        pid: Int32,
+        trainers: [Trainer],
+        generations: [GenerationPlan],
+        serve: ServeStatus?
+    ) {
+        self.cores = cores
+        self.memory = memory
+        self.freeSpace = freeSpace
+        self.kernels = kernels
+        self.pid = pid
+        self.trainers = trainers
+        self.generations = generations
+        self.serve = serve
+    }
+}
+
+/// Something that happened on a host, kept there until the coordinator has it.
+public struct AgentEvent: Codable, Sendable, Hashable {
+    /// The run.
+    public var run: RunID
+    /// Rises by one for each (host, run); a host that was wiped goes on above all numbers before.
+    public var sequence: Int
+    /// Which restart of the run.
+    public var attempt: Int
+    /// Whose report it is.
+    public var member: Int
+    /// What happened.
+    public var report: TrainerReport
+    /// Seconds since 1970 on the host's clock.
+    public var time: Double
+
+    /// All fields.
+    public init(
+        run: RunID,
+        sequence: Int,
+        attempt: Int,
+        member: Int,
+        report: TrainerReport,
+        time: Double
+    ) {
+        self.run = run
+        self.sequence = sequence
+        self.attempt = attempt
+        self.member = member
+        self.report = report
+        self.time = time
+    }
+}

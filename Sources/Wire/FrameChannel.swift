@@ -1,0 +1,159 @@
+internal import Basics
+internal import Synchronization
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// One piece of a conversation: a kind and its bytes.
+public struct Frame: Sendable, Equatable {
+    /// What the payload is; the numbers are part of the protocol.
+    public enum Kind: UInt8, Sendable {
+        /// A versioned `Codable` message as JSON.
+        case message = 1
+        /// Raw bytes that a message before announced (a chunk, a tensor).
+        case bytes = 2
+    }
+
+    /// What the payload is.
+    public var kind: Kind
+    /// The bytes; at most ``FrameChannel/maximumPayload``.
+    public var payload: [UInt8]
+
+    /// A kind and its bytes.
+    public init(_ kind: Kind, _ payload: [UInt8]) {
+        self.kind = kind
+        self.payload = payload
+    }
+}
+
+/// Why a conversation broke off.
+public enum FrameError: Error, Sendable, Equatable {
+    /// The descriptor failed.
+    case io(errno: Int32)
+    /// The other side closed in the middle of a frame.
+    case truncated
+    /// The bytes are no frame (length or kind); the conversation can't go on.
+    case malformed(String)
+    /// Nothing came, or nothing could be sent, in time.
+    case timeout
+}
+
+/// Length-prefixed frames over a pair of descriptors (a socket, the two ends of a bridge).
+///
+/// Layout: `length u32 LE` (of kind and payload), `kind u8`, payload. Blocking: a reader has a thread of its own;
+/// any thread may send. Owns the descriptors.
+public final class FrameChannel: Sendable {
+    /// The largest payload; unit: bytes.
+    ///
+    /// Longer frames end the conversation, whatever they claim to be.
+    public static let maximumPayload = 32 << 20
+
+    private let reading: Int32
+    private let writing: Int32
+    private let sending = Mutex(())
+    private let isOpen = Atomic<Bool>(true)
+
+    /// Takes a connected socket.
+    public convenience init(socket: Int32) { self.init(reading: socket, writing: socket) }
+
+    /// Takes two descriptors, which may be the same.
+    public init(reading: Int32, writing: Int32) {
+        self.reading = reading
+        self.writing = writing
+    }
+
+    deinit {
+        systemClose(reading)
+        if writing != reading { systemClose(writing) }
+    }
+
+    /// Sends one frame; frames of several threads do not mix.
+    ///
+    /// - Throws: ``FrameError``.
+    public func send(_ frame: Frame) throws {
+        guard frame.payload.count <= Self.maximumPayload else {
+            throw FrameError.malformed("\(frame.payload.count) bytes are too many for one frame")
+        }
+        var head = ByteWriter(capacity: 5)
+        head.write(UInt32(frame.payload.count + 1))
+        head.write(frame.kind.rawValue)
+        try sending.withLock { _ in
+            try write(head.bytes)
+            try write(frame.payload)
+        }
+    }
+
+    /// Waits for the next frame; nil when the other side closed between frames.
+    ///
+    /// - Parameter timeoutMilliseconds: how long to wait for the frame to begin; -1 = for ever.
+    /// - Throws: ``FrameError``.
+    public func receive(timeoutMilliseconds: Int32 = -1) throws -> Frame? {
+        if timeoutMilliseconds >= 0 {
+            var watched = pollfd(fd: reading, events: Int16(POLLIN), revents: 0)
+            guard poll(&watched, 1, timeoutMilliseconds) != 0 else { throw FrameError.timeout }
+        }
+        guard let head = try read(4, mayEnd: true) else { return nil }
+        var reader = ByteReader(head)
+        let length = Int(try reader.read(UInt32.self))
+        guard length >= 1, length <= Self.maximumPayload + 1 else {
+            throw FrameError.malformed("length \(length)")
+        }
+        guard let kindByte = try read(1, mayEnd: false)?.first, let kind = Frame.Kind(rawValue: kindByte)
+        else {
+            throw FrameError.malformed("unknown kind")
+        }
+        return Frame(kind, try read(length - 1, mayEnd: false) ?? [])
+    }
+
+    /// Ends the conversation: a blocked ``receive(timeoutMilliseconds:)`` returns, the other side sees the end.
+    public func close() {
+        guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        shutdown(reading, Int32(SHUT_RDWR))
+        if writing != reading { shutdown(writing, Int32(SHUT_RDWR)) }
+    }
+
+    private func write(_ bytes: [UInt8]) throws {
+        var sent = 0
+        while sent < bytes.count {
+            let n = bytes.withUnsafeBytes { buffer in
+                systemWrite(writing, buffer.baseAddress.map { $0 + sent }, buffer.count - sent)
+            }
+            if n < 0 {
+                if errno == EINTR { continue }
+                throw errno == EAGAIN ? FrameError.timeout : FrameError.io(errno: errno)
+            }
+            sent += n
+        }
+    }
+
+    private func read(_ count: Int, mayEnd: Bool) throws -> [UInt8]? {
+        var got = 0
+        let bytes = try [UInt8](unsafeUninitializedCapacity: count) { target, filled in
+            while got < count {
+                let n = systemRead(reading, target.baseAddress.map { $0 + got }, count - got)
+                if n < 0 {
+                    if errno == EINTR { continue }
+                    throw errno == EAGAIN ? FrameError.timeout : FrameError.io(errno: errno)
+                }
+                if n == 0 { break }
+                got += n
+            }
+            filled = got
+        }
+        if got == count { return bytes }
+        guard got == 0, mayEnd else { throw FrameError.truncated }
+        return nil
+    }
+}
+
+// Inside the class the names `close`, `write` and `read` are ours.
+private func systemClose(_ descriptor: Int32) { close(descriptor) }
+private func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
+    write(descriptor, bytes, count)
+}
+private func systemRead(_ descriptor: Int32, _ bytes: UnsafeMutableRawPointer?, _ count: Int) -> Int {
+    read(descriptor, bytes, count)
+}

@@ -1,0 +1,230 @@
+public import Basics
+
+/// A secret that travels inside a protected channel; shows itself to nobody.
+public struct WireSecret: Codable, Sendable, Hashable, CustomStringConvertible {
+    /// The bytes.
+    public var bytes: [UInt8]
+    /// Wraps bytes.
+    public init(_ bytes: [UInt8]) { self.bytes = bytes }
+    /// Always `[redacted]`.
+    public var description: String { "[redacted]" }
+}
+
+/// What a trainer needs to begin: everything but the other members.
+public struct TrainerStart: Codable, Sendable, Hashable {
+    /// The run.
+    public var run: RunID
+    /// Which restart of the run this is, from 1.
+    public var attempt: Int
+    /// What decides the bits.
+    public var record: RunRecord
+    /// This member's number, fixed for the attempt.
+    public var member: Int
+    /// Threads for the lanes.
+    public var threads: Int
+    /// The numeric address that the other members dial: `127.0.0.1`.
+    public var bind: String
+    /// The checkpoint's manifest to go on from; nil = from the beginning.
+    public var resume: Digest?
+
+    /// All fields.
+    public init(
+        run: RunID,
+        attempt: Int,
+        record: RunRecord,
+        member: Int,
+        threads: Int,
+        bind: String,
+        resume: Digest? = nil
+    ) {
+        self.run = run
+        self.attempt = attempt
+        self.record = record
+        self.member = member
+        self.threads = threads
+        self.bind = bind
+        self.resume = resume
+    }
+}
+
+/// The members of a run between two changes of membership.
+public struct GenerationPlan: Codable, Sendable, Hashable {
+    /// One member.
+    public struct Member: Codable, Sendable, Hashable {
+        /// Its number, fixed for the attempt.
+        public var member: Int
+        /// Its host's name.
+        public var host: String
+        /// Where the others dial it.
+        public var address: String
+        /// The lanes it computes.
+        public var lanes: LaneSet
+        /// All fields.
+        public init(member: Int, host: String, address: String, lanes: LaneSet) {
+            self.member = member
+            self.host = host
+            self.address = address
+            self.lanes = lanes
+        }
+    }
+
+    /// The run.
+    public var run: RunID
+    /// Which restart of the run.
+    public var attempt: Int
+    /// From 1, rising by one.
+    public var number: Int
+    /// In rising order of their numbers; the rank of a member is its index here.
+    public var members: [Member]
+    /// Who writes the checkpoints of this generation: two members, on two hosts where there are two.
+    public var writers: [Int]
+    /// What the members prove to one another.
+    public var secret: WireSecret
+
+    /// All fields.
+    public init(
+        run: RunID,
+        attempt: Int,
+        number: Int,
+        members: [Member],
+        writers: [Int],
+        secret: WireSecret
+    ) {
+        self.run = run
+        self.attempt = attempt
+        self.number = number
+        self.members = members
+        self.writers = writers
+        self.secret = secret
+    }
+}
+
+/// What the agent tells a trainer, over the socket that the trainer inherits.
+public enum TrainerCommand: Codable, Sendable, Hashable {
+    /// The first message.
+    case start(TrainerStart)
+    /// Give up the generation in force and join this one.
+    case generation(GenerationPlan)
+    /// End now; nothing more is saved.
+    case stop
+}
+
+/// One training step, as the run's metrics keep it.
+public struct StepMetric: Codable, Sendable, Hashable {
+    /// The optimizer step, from 1 over the whole run.
+    public var step: Int
+    /// The epoch, from 1.
+    public var epoch: Int
+    /// Mean loss of the step's samples.
+    public var loss: Double
+    /// Fraction of the step's samples that were classified rightly, before the update.
+    public var accuracy: Double
+    /// The learning rate of the update.
+    public var learningRate: Double
+    /// Samples in the step.
+    public var samples: Int
+    /// Wall time of the step; unit: seconds.
+    public var seconds: Double
+
+    /// All fields.
+    public init(
+        step: Int,
+        epoch: Int,
+        loss: Double,
+        accuracy: Double,
+        learningRate: Double,
+        samples: Int,
+        seconds: Double
+    ) {
+        self.step = step
+        self.epoch = epoch
+        self.loss = loss
+        self.accuracy = accuracy
+        self.learningRate = learningRate
+        self.samples = samples
+        self.seconds = seconds
+    }
+}
+
+/// One pass over the training samples, measured on the validation samples.
+public struct EpochMetric: Codable, Sendable, Hashable {
+    /// The epoch, from 1.
+    public var epoch: Int
+    /// Optimizer steps so far.
+    public var step: Int
+    /// Mean loss over the epoch's training samples, while the weights changed.
+    public var trainLoss: Double
+    /// Accuracy over the epoch's training samples, while the weights changed.
+    public var trainAccuracy: Double
+    /// Mean loss on the validation samples.
+    public var valLoss: Double
+    /// Accuracy on the validation samples.
+    public var valAccuracy: Double
+    /// Wall time of the epoch; unit: seconds.
+    public var seconds: Double
+
+    /// All fields.
+    public init(
+        epoch: Int,
+        step: Int,
+        trainLoss: Double,
+        trainAccuracy: Double,
+        valLoss: Double,
+        valAccuracy: Double,
+        seconds: Double
+    ) {
+        self.epoch = epoch
+        self.step = step
+        self.trainLoss = trainLoss
+        self.trainAccuracy = trainAccuracy
+        self.valLoss = valLoss
+        self.valAccuracy = valAccuracy
+        self.seconds = seconds
+    }
+}
+
+/// What a trainer tells its agent, and the agent its coordinator.
+public enum TrainerReport: Codable, Sendable, Hashable {
+    /// Data loaded, waiting for a generation at this address.
+    case listening(address: String, parameters: Int, trainingSamples: Int, stepsPerEpoch: Int)
+    /// All links of the generation are up.
+    case joined(generation: Int)
+    /// The generation can't go on: another member is gone, or says nothing.
+    case peerLost(generation: Int, member: Int?, isSilent: Bool, reason: String)
+    /// Steps done since the last report; only the generation's first member sends them.
+    case steps([StepMetric])
+    /// An epoch is over; only the generation's first member sends it.
+    case epoch(EpochMetric)
+    /// How many steps this member has worked in.
+    case worked(steps: Int, lanes: LaneSet)
+    /// A checkpoint lies verified in the host's store.
+    case checkpoint(manifest: Digest, weights: Digest, size: Int64, metric: EpochMetric)
+    /// A checkpoint could not be kept on the host; training goes on.
+    case checkpointFailed(epoch: Int, message: String)
+    /// The run's last step is committed.
+    case finished(weights: Digest)
+    /// The trainer can't go on, whoever else is there.
+    case failed(message: String, hint: String?)
+    /// The process has ended (the agent says so, not the trainer).
+    case exited(ProcessEnd)
+}
+
+/// How a supervised process ended.
+public struct ProcessEnd: Codable, Sendable, Hashable, CustomStringConvertible {
+    /// The exit status, when it ended by itself.
+    public var status: Int32?
+    /// The signal, when one killed it.
+    public var signal: Int32?
+    /// Takes how a child ended.
+    public init(_ exit: ProcessExit) {
+        switch exit {
+        case .exited(let status): self.status = status
+        case .signalled(let signal): self.signal = signal
+        }
+    }
+    /// `exit status 65`, `killed by signal 9`.
+    public var description: String {
+        if let signal { return "killed by signal \(signal)" }
+        return "exit status \(status ?? -1)"
+    }
+}

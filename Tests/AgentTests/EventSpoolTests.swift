@@ -1,0 +1,100 @@
+import Basics
+import CoordTesting
+import Testing
+import Wire
+
+@testable import Agent
+
+@Suite struct EventSpoolTests {
+    private func append(_ spool: EventSpool, _ member: Int) throws -> AgentEvent {
+        try spool.append(
+            run: try #require(RunID("r1")),
+            attempt: 1,
+            member: member,
+            report: .joined(generation: member),
+            time: 1
+        )
+    }
+
+    @Test func eventsAreNumberedWithoutGapsAndReadFromAnywhere() throws {
+        try withTemporaryDirectory { folder throws in
+            let spool = try EventSpool(directory: folder)
+            let written = try (0..<7).map { try append(spool, $0) }
+            let first = written[0].sequence
+            #expect(written.map(\.sequence) == Array(first...first + 6))
+            #expect(try spool.read(after: 0, limit: 100) == written)
+            #expect(try spool.read(after: first + 2, limit: 2) == Array(written[3..<5]))
+            #expect(try spool.read(after: first + 6, limit: 2).isEmpty)
+        }
+    }
+
+    @Test func anotherAgentFindsTheEventsAndGoesOnCounting() throws {
+        try withTemporaryDirectory { folder throws in
+            let first = try append(try EventSpool(directory: folder), 0)
+            let again = try EventSpool(directory: folder)
+            #expect(try append(again, 1).sequence == again.read(after: 0, limit: 1)[0].sequence + 1)
+            #expect(try again.read(after: 0, limit: 9).first == first)
+        }
+    }
+
+    @Test func aHostThatWasWipedCountsOnAboveWhatItSaidBefore() throws {
+        try withTemporaryDirectory { folder throws in
+            let before = try append(try EventSpool(directory: folder), 0)
+            try Files.remove(folder + "/events.jsonl")
+            // The clock that numbers begin at has milliseconds.
+            while Int(Machine.unixTime * 1000) <= before.sequence {}
+            let wiped = try EventSpool(directory: folder)
+            let after = try append(wiped, 1)
+            #expect(after.sequence > before.sequence)
+            #expect(try wiped.read(after: before.sequence, limit: 9) == [after])
+        }
+    }
+
+    @Test func aLineThatWasCutOffByADeathIsDropped() throws {
+        try withTemporaryDirectory { folder throws in
+            _ = try append(try EventSpool(directory: folder), 0)
+            try Files.append(Array(#"{"attempt":1,"mem"#.utf8), to: folder + "/events.jsonl")
+            let again = try EventSpool(directory: folder)
+            #expect(try append(again, 1).sequence == again.read(after: 0, limit: 1)[0].sequence + 1)
+            #expect(try again.read(after: 0, limit: 9).count == 2)
+        }
+    }
+}
+
+@Suite(.timeLimit(.minutes(1))) struct CommandBoxTests {
+    private func plan(_ number: Int) throws -> GenerationPlan {
+        GenerationPlan(
+            run: try #require(RunID("r1")),
+            attempt: 1,
+            number: number,
+            members: [],
+            writers: [],
+            secret: WireSecret([1])
+        )
+    }
+
+    @Test func theNewestGenerationCountsAndOlderOnesAreHistory() throws {
+        let box = CommandBox()
+        try [1, 3, 2].forEach { box.put(try plan($0)) }
+        #expect(box.newest == 3)
+        #expect(box.wait(newerThan: 1, milliseconds: 10)?.number == 3)
+        #expect(box.wait(newerThan: 3, milliseconds: 10) == nil)
+    }
+
+    @Test func aNewerGenerationInterruptsWhoeverExchanges() throws {
+        let box = CommandBox()
+        let interrupted = Mailbox<Int>()
+        box.onInterrupt { interrupted.put(1) }
+        box.put(try plan(1))
+        #expect(interrupted.take(milliseconds: 5000) == 1)
+        box.put(try plan(1))
+        #expect(interrupted.take(milliseconds: 10) == nil)
+    }
+
+    @Test func aWaiterIsWokenByTheNextGeneration() throws {
+        let box = CommandBox()
+        let next = try plan(4)
+        OSThread.start(name: "announcer") { box.put(next) }
+        #expect(box.wait(newerThan: 0, milliseconds: 20_000)?.number == 4)
+    }
+}

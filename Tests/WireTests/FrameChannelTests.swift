@@ -1,0 +1,77 @@
+import Basics
+import Testing
+
+@testable import Wire
+
+@Suite(.timeLimit(.minutes(1))) struct FrameChannelTests {
+    private func pair() throws -> (FrameChannel, FrameChannel, Int32) {
+        let (a, b) = try UnixSocket.pair()
+        return (FrameChannel(socket: a), FrameChannel(socket: b), a)
+    }
+
+    @Test func framesArriveInOrderAndWhole() throws {
+        let (a, b, _) = try pair()
+        let big = (0..<3_000_000).map { UInt8(truncatingIfNeeded: $0) }
+        OSThread.start(name: "sender") {
+            try? a.send(TrainerCommand.stop)
+            try? a.send(Frame(.bytes, big))
+            a.close()
+        }
+        let first = try #require(try b.receive())
+        #expect(try MessageCoding.decode(TrainerCommand.self, from: first.payload) == .stop)
+        #expect(try b.receive() == Frame(.bytes, big))
+        #expect(try b.receive() == nil)
+    }
+
+    @Test(arguments: [
+        [UInt8](arrayLiteral: 255, 255, 255, 255, 1), [0, 0, 0, 0], [2, 0, 0, 0, 77, 1], [0, 0, 0, 3, 1],
+    ])
+    func lyingHeadsEndTheConversation(bytes: [UInt8]) throws {
+        let (a, b, raw) = try pair()
+        try bytes.withUnsafeBytes { try Files.writeAll($0, to: raw, path: "socket") }
+        a.close()
+        #expect(throws: FrameError.self) { while try b.receive() != nil {} }
+    }
+
+    @Test func aFrameThatIsCutOffIsAnError() throws {
+        let (a, b, raw) = try pair()
+        try [UInt8](arrayLiteral: 10, 0, 0, 0, 1, 65).withUnsafeBytes {
+            try Files.writeAll($0, to: raw, path: "socket")
+        }
+        a.close()
+        #expect(throws: FrameError.truncated) { try b.receive() }
+    }
+
+    @Test func nothingInTimeIsATimeout() throws {
+        let (a, b, _) = try pair()
+        #expect(throws: FrameError.timeout) { try b.receive(timeoutMilliseconds: 20) }
+        a.close()
+    }
+
+    @Test func aLoginShellsChatterBeforeTheSentinelIsSkipped() throws {
+        let (a, b) = try UnixSocket.pair()
+        let chatter = "Welcome!\nCOORD-BRIDGE- no\n" + bridgeSentinel
+        try Array(chatter.utf8).withUnsafeBytes { try Files.writeAll($0, to: a, path: "socket") }
+        let far = FrameChannel(socket: a)
+        try far.send(TrainerCommand.stop)
+        let near = try FrameChannel.afterSentinel(socket: b, timeoutMilliseconds: 5000)
+        #expect(try near.receive() != nil)
+        far.close()
+    }
+
+    @Test func aStreamWithoutASentinelIsReportedWithWhatCame() throws {
+        let (a, b) = try UnixSocket.pair()
+        try Array("bash: no such file\n".utf8).withUnsafeBytes {
+            try Files.writeAll($0, to: a, path: "socket")
+        }
+        UnixSocket.close(a)
+        let error = #expect(throws: FrameError.self) {
+            _ = try FrameChannel.afterSentinel(socket: b, timeoutMilliseconds: 5000)
+        }
+        #expect(error == .malformed("bash: no such file\n"))
+    }
+
+    @Test func aSecretShowsItselfToNobody() {
+        #expect("\(WireSecret([1, 2, 3]))" == "[redacted]")
+    }
+}
