@@ -1,0 +1,157 @@
+public import Basics
+public import Wire
+
+/// What a command asks of the coordinator, over its unix socket.
+///
+/// One request a connection; events follow.
+public enum ControlRequest: Codable, Sendable {
+    /// Bring the cluster up and, when the file has a run, submit it or attach to it, and follow it.
+    case up(UpRequest)
+    /// Follow a run to its end; nil = the latest.
+    case attach(run: RunID?)
+    /// End a run; its checkpoints stay.
+    case stopRun(run: RunID?)
+    /// Put a checkpoint on a host: the best of the latest run, or a model version `name@N`.
+    case deploy(host: String, version: String?)
+    /// Put the version before back.
+    case rollback(host: String)
+    /// One prediction by what is live on a host.
+    case predict(host: String?, values: [Float])
+    /// How the hosts are.
+    case status
+    /// End agents and coordinator.
+    case down(wipe: Bool)
+}
+
+/// What `coord up` hands over.
+public struct UpRequest: Codable, Sendable {
+    /// The cluster file's text, as it was read and checked.
+    public var fileText: String
+    /// Where it lies.
+    public var path: String
+    /// False: bring the hosts up and leave it at that.
+    public var submits: Bool
+    /// Fingerprints that a person has accepted, by host.
+    public var trusted: [String: String]
+    /// Pin keys that were never seen before without asking.
+    public var acceptsNewHostKeys: Bool
+    /// Who asks: user@machine.
+    public var who: String
+    /// Go on from this run's checkpoint instead of starting anew.
+    public var resume: ResumeRequest?
+
+    /// All fields.
+    public init(
+        fileText: String,
+        path: String,
+        submits: Bool = true,
+        trusted: [String: String] = [:],
+        acceptsNewHostKeys: Bool = false,
+        who: String,
+        resume: ResumeRequest? = nil
+    ) {
+        self.fileText = fileText
+        self.path = path
+        self.submits = submits
+        self.trusted = trusted
+        self.acceptsNewHostKeys = acceptsNewHostKeys
+        self.who = who
+        self.resume = resume
+    }
+}
+
+/// Where a run goes on.
+public struct ResumeRequest: Codable, Sendable {
+    /// The checkpoint's manifest.
+    public var checkpoint: Digest
+    /// The run that made it.
+    public var run: RunID
+    /// True: train again from there as a new run; false: the run itself goes on.
+    public var isNewRun: Bool
+    /// All fields.
+    public init(checkpoint: Digest, run: RunID, isNewRun: Bool) {
+        self.checkpoint = checkpoint
+        self.run = run
+        self.isNewRun = isNewRun
+    }
+}
+
+/// What the coordinator tells a command; `coord … --json` prints these, one a line.
+public enum ControlEvent: Codable, Sendable {
+    /// A host moved on.
+    case host(HostEvent)
+    /// A host showed a key that nobody knows; asked again with it in `trusted`, it is pinned.
+    case unknownHostKey(host: String, fingerprint: String)
+    /// A run began, went on or changed its state.
+    case run(RunEvent)
+    /// The members changed.
+    case generation(run: RunID, number: Int, members: [GenerationPlan.Member], reason: String)
+    /// The run's newest step.
+    case step(run: RunID, metric: StepMetric, totalSteps: Int, samplesPerSecond: Double, secondsLeft: Double)
+    /// An epoch is over.
+    case epoch(run: RunID, metric: EpochMetric, epochs: Int)
+    /// A checkpoint came home.
+    case checkpoint(run: RunID, epoch: Int, manifest: Digest, isBest: Bool)
+    /// A release moved on.
+    case release(ReleaseEvent)
+    /// Something that people should know.
+    case note(String)
+    /// What a model said.
+    case prediction(version: ServedVersion, classes: [String], probabilities: [Double])
+    /// The last event: how it went.
+    case done(exitCode: Int32, message: String?, hint: String?)
+}
+
+/// A host on its way.
+public struct HostEvent: Codable, Sendable {
+    /// The host.
+    public var host: String
+    /// How far it is.
+    public var phase: HostPhase
+    /// What is going on, for people.
+    public var detail: String
+    /// All fields.
+    public init(host: String, phase: HostPhase, detail: String) {
+        self.host = host
+        self.phase = phase
+        self.detail = detail
+    }
+}
+
+/// A run's state.
+public struct RunEvent: Codable, Sendable {
+    /// The run.
+    public var run: RunID
+    /// Its name.
+    public var name: String
+    /// Its state, in the registry's words.
+    public var state: String
+    /// What is worth saying about it.
+    public var detail: String
+    /// All fields.
+    public init(run: RunID, name: String, state: String, detail: String) {
+        self.run = run
+        self.name = name
+        self.state = state
+        self.detail = detail
+    }
+}
+
+/// A release's state.
+public struct ReleaseEvent: Codable, Sendable {
+    /// Where.
+    public var host: String
+    /// What: `name@N`.
+    public var version: String
+    /// `sending`, `verifying`, `live`, `refused`, `rolled back`.
+    public var state: String
+    /// What is worth saying about it.
+    public var detail: String
+    /// All fields.
+    public init(host: String, version: String, state: String, detail: String) {
+        self.host = host
+        self.version = version
+        self.state = state
+        self.detail = detail
+    }
+}

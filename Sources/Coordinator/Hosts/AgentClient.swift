@@ -1,0 +1,67 @@
+internal import Basics
+internal import Wire
+
+/// One conversation with an agent: a request, a reply.
+///
+/// Blocking; one thread at a time.
+final class AgentClient: Sendable {
+    let channel: FrameChannel
+    let host: String
+
+    /// Greets the agent.
+    ///
+    /// - Throws: ``CoordinatorError``: another protocol version (76), another cluster.
+    init(channel: FrameChannel, host: String, cluster: String) throws {
+        self.channel = channel
+        self.host = host
+        let reply = try call(.hello(protocolVersion: protocolVersion, cluster: cluster, host: host))
+        guard case .hello(let version, _, _) = reply, version == protocolVersion else {
+            throw CoordinatorError(
+                "\(host): the agent speaks another protocol version",
+                hint: "run coord up again",
+                exitCode: .protocolVersion
+            )
+        }
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// - Parameters:
+    ///   - bytes: follow the request, when it announces some.
+    ///   - timeout: milliseconds.
+    /// - Throws: ``CoordinatorError`` when the agent refuses or is gone.
+    @discardableResult
+    func call(_ request: AgentRequest, bytes: [UInt8]? = nil, timeout: Int32 = 60_000) throws -> AgentReply {
+        do {
+            try channel.send(request)
+            if let bytes { try channel.send(Frame(.bytes, bytes)) }
+            guard let frame = try channel.receive(timeoutMilliseconds: timeout) else {
+                throw FrameError.truncated
+            }
+            let reply = try MessageCoding.decode(AgentReply.self, from: frame.payload)
+            if case .refused(let message, let hint, let code) = reply {
+                throw CoordinatorError("\(host): \(message)", hint: hint, exitCode: ExitCode(rawValue: code))
+            }
+            return reply
+        } catch let error as FrameError {
+            throw LostConnection(host: host, cause: error)
+        }
+    }
+
+    /// The bytes that follow a reply.
+    func receiveBytes() throws -> [UInt8] {
+        guard let frame = try channel.receive(timeoutMilliseconds: 60_000), frame.kind == .bytes else {
+            throw LostConnection(host: host, cause: .malformed("bytes were announced and did not come"))
+        }
+        return frame.payload
+    }
+}
+
+/// The connection to a host broke; it is made anew, and what was asked can be asked again.
+struct LostConnection: ExplainedError {
+    var host: String
+    var cause: FrameError
+    var message: String { "\(host): connection lost (\(cause))" }
+    var hint: String? { "run coord up again" }
+    var exitCode: ExitCode { .unreachable }
+}

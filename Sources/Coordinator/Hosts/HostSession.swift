@@ -1,0 +1,348 @@
+internal import Basics
+internal import ClusterFile
+internal import ContentStore
+internal import Remote
+internal import Synchronization
+internal import Wire
+
+/// How far a host is on its way into the cluster.
+public enum HostPhase: String, Codable, Sendable, Hashable {
+    /// Making the SSH connection.
+    case connect
+    /// Looking at what the machine is.
+    case probe
+    /// Sending the worker program.
+    case push
+    /// Starting the agent.
+    case start
+    /// Opening the conversation with the agent.
+    case link
+    /// Ready for work.
+    case ready
+    /// Could not be brought up.
+    case failed
+    /// Was ready; the connection broke and is made anew.
+    case lost
+    /// Its agent has ended, as `coord down` asked.
+    case down
+}
+
+/// Brings one host up, keeps the conversation with its agent, and makes it anew when it breaks.
+///
+/// One thread does all the talking, job after job; what comes of it goes to `post`.
+final class HostSession: Sendable {
+    /// What the coordinator hears of a host.
+    enum News: Sendable {
+        case phase(HostPhase, detail: String)
+        case up(AgentStatus)
+        case failed(HostPhase, message: String, hint: String?, exitCode: ExitCode)
+        case lost(reason: String)
+        case event(AgentEvent)
+    }
+
+    private struct State {
+        var host: (any Host)?
+        var route: Route?
+        /// The worker program there, as the host's shell sees it.
+        var program = ""
+        var client: AgentClient?
+        var bulk: AgentClient?
+        var isClosed = false
+    }
+
+    private static let count = Atomic<Int>(0)
+
+    let spec: HostSpec
+    /// Tells this session from those before it for the same host.
+    let number: Int
+    private let workspace: Workspace
+    private let trust: HostKeyPolicy
+    private let tell: @Sendable (String, Int, News) -> Void
+    private let cursors: @Sendable () -> [RunID: Int]
+    private let jobs = Mailbox<@Sendable () -> Void>()
+    private let bulkJobs = Mailbox<@Sendable () -> Void>()
+    private let state = Mutex(State())
+
+    /// - Parameters:
+    ///   - cursors: the last event of each run that the registry has from this host.
+    ///   - post: called on the session's threads.
+    init(
+        spec: HostSpec,
+        workspace: Workspace,
+        trust: HostKeyPolicy,
+        cursors: @escaping @Sendable () -> [RunID: Int],
+        post: @escaping @Sendable (String, Int, News) -> Void
+    ) {
+        self.spec = spec
+        self.workspace = workspace
+        self.trust = trust
+        self.cursors = cursors
+        tell = post
+        number = Self.count.add(1, ordering: .relaxed).newValue
+        OSThread.start(name: "host-\(spec.name)") { [jobs] in
+            while true { jobs.take()() }
+        }
+        OSThread.start(name: "bulk-\(spec.name)") { [bulkJobs] in
+            while true { bulkJobs.take()() }
+        }
+    }
+
+    /// The two ends of the SSH connection, as the host sees them.
+    struct Route: Sendable {
+        var client: String
+        var host: String
+    }
+
+    var name: String { spec.name }
+
+    /// How the host sees our connection; nil before it is up, and for this machine.
+    var route: Route? { state.withLock { $0.route } }
+
+    /// The agent's folder as the host's shell sees it.
+    private var remoteRoot: String { (spec.directory ?? "~/.coord") + "/" + workspace.clusterID }
+
+    private func post(_ host: String, _ news: News) { tell(host, number, news) }
+
+    // MARK: Jobs
+
+    /// Runs `job` with the agent on the session's thread; a broken connection is reported as news.
+    func perform(
+        _ job: @escaping @Sendable (AgentClient) throws -> Void,
+        failed: @escaping @Sendable (any ExplainedError) -> Void
+    ) {
+        jobs.put { [self] in
+            guard let client = state.withLock({ $0.client }) else {
+                return failed(LostConnection(host: name, cause: .truncated))
+            }
+            run(job, client, failed)
+        }
+    }
+
+    /// Like ``perform(_:failed:)`` on the connection for chunks, beside the conversation.
+    func transfer(
+        _ job: @escaping @Sendable (AgentClient) throws -> Void,
+        failed: @escaping @Sendable (any ExplainedError) -> Void
+    ) {
+        bulkJobs.put { [self] in
+            do {
+                let client = try bulkClient()
+                run(job, client, failed)
+            } catch {
+                failed(explained(error))
+            }
+        }
+    }
+
+    private func run(
+        _ job: (AgentClient) throws -> Void,
+        _ client: AgentClient,
+        _ failed: (any ExplainedError) -> Void
+    ) {
+        do {
+            try job(client)
+        } catch let error as LostConnection {
+            dropped(client, error)
+            failed(error)
+        } catch {
+            failed(explained(error))
+        }
+    }
+
+    private func explained(_ error: any Error) -> any ExplainedError {
+        error as? any ExplainedError ?? CoordinatorError("\(name): \(error)", exitCode: .bug)
+    }
+
+    private func dropped(_ client: AgentClient, _ error: LostConnection) {
+        client.channel.close()
+        let wasControl = state.withLock { state -> Bool in
+            if state.bulk === client { state.bulk = nil }
+            guard state.client === client else { return false }
+            state.client = nil
+            return !state.isClosed
+        }
+        if wasControl { post(name, .lost(reason: error.message)) }
+    }
+
+    private func bulkClient() throws -> AgentClient {
+        if let client = state.withLock({ $0.bulk }) { return client }
+        guard let host = state.withLock({ $0.host }) else {
+            throw LostConnection(host: name, cause: .truncated)
+        }
+        let client = try openClient(host)
+        state.withLock { $0.bulk = client }
+        return client
+    }
+
+    // MARK: Bring-up
+
+    /// Connects, brings worker and agent, and follows the agent's events.
+    func bringUp() {
+        jobs.put { [self] in
+            var phase = HostPhase.connect
+            do {
+                if state.withLock({ $0.client != nil || $0.isClosed }) { return }
+                let enter: (HostPhase, String) -> Void = { [self] next, detail in
+                    phase = next
+                    post(name, .phase(next, detail: detail))
+                }
+                enter(.connect, spec.address)
+                let host = try connect()
+                enter(.probe, "")
+                let triple = try probe(host)
+                let worker = try workspace.worker(triple)
+                let program = "\(remoteRoot)/bin/coord-worker-\(worker.digest.short)"
+                let there = try host.run("test -x \(shell(program))")
+                if !there.exit.isSuccess {
+                    enter(.push, "\(worker.size)")
+                    try push(worker, to: program, over: host)
+                }
+                enter(.start, "")
+                let started = try host.run(
+                    "\(shell(program)) start --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID)",
+                    input: []
+                )
+                guard started.exit.isSuccess else { throw agentDidNotStart(started) }
+                enter(.link, "")
+                state.withLock { state in
+                    state.host = host
+                    state.program = program
+                }
+                let client = try openClient(host)
+                guard case .status(let status) = try client.call(.status) else {
+                    throw CoordinatorError("\(name): the agent did not say how it is", exitCode: .bug)
+                }
+                state.withLock { $0.client = client }
+                post(name, .up(status))
+                try followEvents(host)
+            } catch {
+                let error = explained(error)
+                state.withLock { state in
+                    state.client?.channel.close()
+                    state.bulk?.channel.close()
+                    state.host?.close()
+                    state.client = nil
+                    state.bulk = nil
+                    state.host = nil
+                }
+                post(name, .failed(phase, message: error.message, hint: error.hint, exitCode: error.exitCode))
+            }
+        }
+    }
+
+    private func connect() throws -> any Host {
+        state.withLock { state in
+            state.bulk?.channel.close()
+            state.bulk = nil
+            state.host?.close()
+        }
+        if spec.isLocal { return LocalHost(name: name) }
+        return SSHHost(workspace.endpoint(spec), policy: trust)
+    }
+
+    private func probe(_ host: any Host) throws -> String {
+        let result = try host.run("uname -sm; echo \"route $SSH_CONNECTION\"")
+        let lines = result.text.split(separator: "\n").map { $0.split(separator: " ").map(String.init) }
+        guard result.exit.isSuccess, lines.count >= 2, lines[0].count == 2, lines[0][0] == "Linux" else {
+            throw CoordinatorError(
+                "\(name): not a Linux machine that answers uname (\(result.text.prefix(100)))",
+                exitCode: .unreachable
+            )
+        }
+        if lines[1].count == 5 {
+            state.withLock { $0.route = Route(client: lines[1][1], host: lines[1][3]) }
+        }
+        return "\(lines[0][1])-unknown-linux-gnu"
+    }
+
+    private func push(_ worker: WorkerBinary, to program: String, over host: any Host) throws {
+        let made = try host.run("umask 077; mkdir -p \(shell(remoteRoot + "/bin"))")
+        guard made.exit.isSuccess else {
+            throw CoordinatorError(
+                "\(name): cannot create \(remoteRoot): \(made.errorText)",
+                hint: "set dir: of the host to a folder that can be written",
+                exitCode: .cannotWrite
+            )
+        }
+        try host.upload(worker.path, to: program, mode: 0o755) { [self] sent in
+            post(name, .phase(.push, detail: "\(sent) of \(worker.size)"))
+        }
+    }
+
+    private func agentDidNotStart(_ result: CommandResult) -> CoordinatorError {
+        let parts = result.errorText.split(separator: "\n\nhint: ", maxSplits: 1)
+        let code: ExitCode =
+            if case .exited(let status) = result.exit { ExitCode(rawValue: status) } else { .failed }
+        return CoordinatorError(
+            "\(name): \(parts.first.map { $0.replacing("coord-worker: error: ", with: "") } ?? "the agent did not start")",
+            hint: parts.count > 1 ? String(parts[1].split(separator: "\n").first ?? "") : nil,
+            exitCode: code
+        )
+    }
+
+    private func openClient(_ host: any Host) throws -> AgentClient {
+        let program = state.withLock { $0.program }
+        let socket = try host.openStream("\(shell(program)) bridge --directory \(shell(remoteRoot))")
+        do {
+            let channel = try FrameChannel.afterSentinel(socket: socket, timeoutMilliseconds: 20_000)
+            return try AgentClient(channel: channel, host: name, cluster: workspace.clusterID)
+        } catch let error as FrameError {
+            throw CoordinatorError(
+                "\(name): the bridge to the agent did not open (\(error))",
+                hint: "look at \(remoteRoot)/agent.log there",
+                exitCode: .unreachable
+            )
+        }
+    }
+
+    private func followEvents(_ host: any Host) throws {
+        let client = try openClient(host)
+        try client.channel.send(AgentRequest.events(after: cursors()))
+        OSThread.start(name: "events-\(name)") { [self] in
+            do {
+                while let frame = try client.channel.receive() {
+                    post(name, .event(try MessageCoding.decode(AgentEvent.self, from: frame.payload)))
+                }
+            } catch {
+                // Whatever broke it, the conversation is over; the control connection is told below.
+            }
+            if let control = state.withLock({ $0.client }) {
+                dropped(control, LostConnection(host: name, cause: .truncated))
+            }
+        }
+    }
+
+    /// Ends the agent.
+    ///
+    /// - Parameter done: told nil when it is down, or why it is not.
+    func shutDown(wipe: Bool, done: @escaping @Sendable ((any ExplainedError)?) -> Void) {
+        jobs.put { [self] in
+            do {
+                let client = try state.withLock({ $0.client }) ?? openClient(connect())
+                state.withLock { $0.isClosed = true }
+                try client.call(.shutdown(wipe: wipe))
+                // The agent is gone when the connection is.
+                while (try? client.channel.receive(timeoutMilliseconds: 30_000)) != nil {}
+                done(nil)
+            } catch {
+                done(explained(error))
+            }
+            close()
+        }
+    }
+
+    /// Ends the conversation; the agent goes on.
+    func close() {
+        state.withLock { state in
+            state.isClosed = true
+            state.client?.channel.close()
+            state.bulk?.channel.close()
+            state.host?.close()
+            state.client = nil
+            state.bulk = nil
+            state.host = nil
+        }
+    }
+
+    private func shell(_ path: String) -> String { ShellQuoting.path(path) }
+
+}

@@ -1,0 +1,96 @@
+internal import Basics
+internal import ClusterFile
+internal import ContentStore
+internal import Datasets
+internal import Registry
+
+/// Turns a cluster file's run into a record, with every check that needs the data or the hosts.
+struct RunPreparation: Sendable {
+    let file: ClusterFile
+    let store: ChunkStore
+    let registry: Registry
+    /// The best kernel set of each training host.
+    let kernels: [(host: String, kernels: KernelSet?)]
+    let worker: Digest
+
+    /// Reads the dataset and checks the run against it.
+    ///
+    /// - Throws: ``CoordinatorError``, `ClusterFileError`, `DatasetError`: all 65.
+    func prepare() throws -> PreparedRun {
+        guard let spec = file.run else {
+            throw CoordinatorError("\(file.path): there is no run: in it", exitCode: .badInput)
+        }
+        guard spec.engine == .native else {
+            throw CoordinatorError(
+                "\(file.path): engine \(spec.engine.rawValue) can't train yet",
+                hint: "use engine: native",
+                exitCode: .badInput
+            )
+        }
+        let dataset = try findDataset()
+        let empty = zip(dataset.classes, dataset.index.classCounts).filter { $0.1 == 0 }.map(\.0)
+        guard empty.isEmpty else {
+            throw CoordinatorError(
+                "dataset \(dataset.name): no sample of class \(empty.joined(separator: ", "))",
+                hint:
+                    "coord data check \(dataset.name) lists the classes; add samples or leave the class out",
+                exitCode: .badInput
+            )
+        }
+        let split = try Split.make(dataset, spec.split)
+        guard !split.training.isEmpty, !split.validation.isEmpty else {
+            throw CoordinatorError(
+                "dataset \(dataset.name): \(split.training.count) training and \(split.validation.count) validation samples",
+                hint: "change run.split so that both have some",
+                exitCode: .badInput
+            )
+        }
+        let schedule = LaneSchedule(
+            dataset: dataset,
+            training: split.training,
+            laneCount: spec.lanes,
+            batch: spec.batch,
+            seed: spec.seed
+        )
+        try file.checkAgainst(stepsPerEpoch: schedule.stepsPerEpoch)
+        let record = RunRecord(spec: spec, dataset: dataset.id, kernels: try chooseKernels(), worker: worker)
+        return PreparedRun(
+            record: record,
+            stepsPerEpoch: schedule.stepsPerEpoch,
+            trainingSamples: split.training.count,
+            validationSamples: split.validation.count
+        )
+    }
+
+    private func findDataset() throws -> Dataset {
+        guard let name = file.dataset else {
+            throw CoordinatorError("\(file.path): no dataset: given for the run", exitCode: .badInput)
+        }
+        if let row = try registry.read({ try $0.dataset(named: name) }) {
+            return try Dataset(store: store, manifest: row.manifest)
+        }
+        let known = try registry.read { try $0.datasets().map(\.name) }
+        throw CoordinatorError(
+            "no dataset \(name); there is \(known.isEmpty ? "none yet" : known.joined(separator: ", "))",
+            hint: name == "digits" ? "coord data get digits" : "coord data add \(name) PATH",
+            exitCode: .badInput
+        )
+    }
+
+    /// The best set that all hosts have, or the pinned one if all have it.
+    private func chooseKernels() throws -> KernelSet {
+        for (host, kernels) in kernels {
+            guard let kernels else {
+                throw CoordinatorError("\(host): its CPU has none of our kernel sets", exitCode: .unreachable)
+            }
+            if let pinned = file.kernels, kernels < pinned {
+                throw CoordinatorError(
+                    "\(host) has kernels up to \(kernels.rawValue), the run pins \(pinned.rawValue)",
+                    hint: "pin \(kernels.rawValue), or take the host out of the run",
+                    exitCode: .badInput
+                )
+            }
+        }
+        return file.kernels ?? kernels.compactMap(\.kernels).min() ?? .v2
+    }
+}

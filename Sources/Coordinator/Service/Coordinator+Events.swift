@@ -1,0 +1,244 @@
+internal import Basics
+internal import Logging
+internal import Registry
+internal import Wire
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+// What the trainers report: kept once, told to those who follow, decided by the run machine.
+extension Coordinator {
+    /// Applies an event exactly once, whatever was killed in between, and decides what follows.
+    func received(_ event: AgentEvent, from host: String) {
+        do {
+            let isNew = try registry.apply(
+                host: host,
+                run: event.run,
+                through: Int64(event.sequence)
+            ) { transaction, _ in try keep(event, from: host, in: transaction) }
+            guard isNew else { return }
+        } catch {
+            // Going on would leave it out for ever; the next coordinator asks for it again.
+            logger.critical(
+                "event \(event.sequence) of \(event.run) from \(host) could not be kept: \(error)"
+            )
+            exit(ExitCode.cannotWrite.rawValue)
+        }
+        if case .checkpoint(let manifest, _, _, _) = event.report {
+            bringHome(manifest, of: event.run, from: host)
+        }
+        guard active?.id == event.run, active?.attempt == event.attempt else { return }
+        if active?.machine == nil { active?.early.append(event) }
+        follow(event, from: host)
+    }
+
+    /// What the registry keeps of an event.
+    private func keep(_ event: AgentEvent, from host: String, in transaction: RegistryTransaction) throws {
+        let run = event.run
+        guard try transaction.run(run) != nil else { return }
+        switch event.report {
+        case .steps(let steps):
+            try transaction.put(
+                steps.map {
+                    StepMetrics(
+                        run: run,
+                        step: $0.step,
+                        epoch: $0.epoch,
+                        loss: $0.loss,
+                        accuracy: $0.accuracy,
+                        learningRate: $0.learningRate,
+                        samples: $0.samples,
+                        seconds: $0.seconds,
+                        time: event.time
+                    )
+                }
+            )
+            if let last = steps.last {
+                try transaction.updateRun(run) { $0.steps = max($0.steps, last.step) }
+            }
+        case .epoch(let epoch):
+            try transaction.put(
+                EpochMetrics(
+                    run: run,
+                    epoch: epoch.epoch,
+                    step: epoch.step,
+                    trainLoss: epoch.trainLoss,
+                    trainAccuracy: epoch.trainAccuracy,
+                    valLoss: epoch.valLoss,
+                    valAccuracy: epoch.valAccuracy,
+                    time: event.time
+                )
+            )
+            try transaction.updateRun(run) { row in
+                row.epoch = max(row.epoch, epoch.epoch)
+                row.steps = max(row.steps, epoch.step)
+            }
+        case .worked(let steps, let lanes):
+            try transaction.put(
+                RunWorkerRow(
+                    run: run,
+                    rank: event.member,
+                    host: host,
+                    lanes: lanes,
+                    stepsComputed: steps,
+                    state: "working"
+                )
+            )
+        case .checkpoint(let manifest, let weights, let size, let metric):
+            try transaction.put(
+                CheckpointRow(
+                    manifest: manifest,
+                    run: run,
+                    epoch: metric.epoch,
+                    step: metric.step,
+                    metrics: CheckpointMetrics(
+                        valAccuracy: metric.valAccuracy,
+                        valLoss: metric.valLoss,
+                        trainLoss: metric.trainLoss
+                    ),
+                    weights: weights,
+                    size: ByteCount(size),
+                    created: event.time,
+                    hosts: [host]
+                )
+            )
+        case .checkpointFailed(let epoch, let message):
+            try transaction.log(
+                "checkpoint",
+                "epoch \(epoch) not kept: \(message)",
+                who: host,
+                run: run,
+                host: host,
+                time: event.time
+            )
+        case .peerLost(_, let member, let isSilent, let reason):
+            let who = member.map { "member \($0)" } ?? "a member"
+            try transaction.log(
+                "membership",
+                "\(who) \(isSilent ? "is silent" : "is gone"): \(reason)",
+                who: host,
+                run: run,
+                host: host,
+                time: event.time
+            )
+        case .failed(let message, _):
+            try transaction.log("trainer", message, who: host, run: run, host: host, time: event.time)
+        case .exited(let end):
+            try transaction.log(
+                "trainer",
+                "trainer \(event.member) ended: \(end)",
+                who: host,
+                run: run,
+                host: host,
+                time: event.time
+            )
+        case .listening, .joined, .finished: break
+        }
+    }
+
+    /// What the run makes of an event.
+    func follow(_ event: AgentEvent, from host: String) {
+        guard let active else { return }
+        switch event.report {
+        case .listening(let address, _, _, _): feed(.listening(member: event.member, address: address))
+        case .peerLost(let generation, let member, let isSilent, let reason):
+            feed(
+                .peerLost(
+                    reporter: event.member,
+                    generation: generation,
+                    member: member,
+                    isSilent: isSilent,
+                    reason: reason
+                )
+            )
+        case .steps(let steps):
+            self.active?.add(steps)
+            if let last = steps.last, let active = self.active {
+                tell(
+                    active.id,
+                    .step(
+                        run: active.id,
+                        metric: last,
+                        totalSteps: active.totalSteps,
+                        samplesPerSecond: active.samplesPerSecond,
+                        secondsLeft: active.secondsLeft
+                    )
+                )
+            }
+        case .epoch(let epoch):
+            guard epoch.epoch > active.lastEpoch?.epoch ?? 0 else { return }
+            self.active?.lastEpoch = epoch
+            let speed = active.samplesPerSecond
+            write { try $0.updateRun(active.id) { $0.samplesPerSecond = speed } }
+            tell(active.id, .epoch(run: active.id, metric: epoch, epochs: active.record.spec.epochs))
+        case .finished(let weights):
+            self.active?.weights = weights
+            feed(.finished(member: event.member))
+        case .failed(let message, let hint): feed(.failed(member: event.member, message: message, hint: hint))
+        case .exited(let end): feed(.exited(member: event.member, end: end))
+        case .checkpointFailed(let epoch, let message):
+            if epoch == active.record.spec.epochs { self.active?.checkpointFailure = message }
+            tell(active.id, .note("\(host): checkpoint of epoch \(epoch) was not kept: \(message)"))
+        case .joined, .worked, .checkpoint: break
+        }
+    }
+
+    /// Gives the machine an event and does what it says.
+    func feed(_ event: RunMachine.Event) {
+        guard var machine = active?.machine else { return }
+        let actions = machine.handle(event, now: .now)
+        active?.machine = machine
+        for action in actions { perform(action) }
+        if let deadline = machine.deadline {
+            timers.append((deadline, { $0.feed(.tick) }))
+        }
+    }
+
+    func perform(_ action: RunMachine.Action) {
+        guard let active else { return }
+        switch action {
+        case .announce(let plan, let reason): announce(plan, reason: reason)
+        case .expel(let member, let reason):
+            guard let host = active.machine?.members[member]?.host else { return }
+            log("membership", "expelled member \(member): \(reason)", run: active.id, host: host)
+            hosts[host]?.session.perform(
+                { try $0.call(.expel(run: active.id, member: member)) },
+                failed: { _ in }
+            )
+        case .finish:
+            self.active?.isFinishing = true
+            finishIfComplete()
+        case .interrupt(let reason): restart(because: reason)
+        case .fail(let message, let hint): fail(active.id, message, hint)
+        }
+    }
+
+    private func announce(_ plan: GenerationPlan, reason: String) {
+        write { transaction in
+            try transaction.put(
+                GenerationRow(
+                    run: plan.run,
+                    number: plan.number,
+                    members: plan.members.map {
+                        GenerationMember(rank: $0.member, host: $0.host, lanes: $0.lanes)
+                    },
+                    reason: reason,
+                    time: now
+                )
+            )
+            try transaction.updateRun(plan.run) { row in
+                row.state = .running
+                if row.started == nil { row.started = now }
+            }
+        }
+        log("membership", "generation \(plan.number): \(reason)", run: plan.run)
+        active?.plan = plan
+        for host in active?.hosts ?? [] {
+            hosts[host]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
+        }
+        tell(plan.run, .generation(run: plan.run, number: plan.number, members: plan.members, reason: reason))
+    }
+}

@@ -1,0 +1,129 @@
+internal import Basics
+internal import ClusterFile
+internal import Registry
+internal import Remote
+internal import Wire
+
+// Hosts: the ones of the file in force, their news, their way back.
+extension Coordinator {
+    /// Makes the hosts of `file` the cluster's; sessions of hosts that did not change go on.
+    func use(_ file: ClusterFile, trust: HostTrust) {
+        self.file = file
+        let names = Set(file.hosts.map(\.name))
+        for (name, entry) in hosts where !names.contains(name) {
+            entry.session.close()
+            hosts[name] = nil
+        }
+        for spec in file.hosts {
+            if let entry = hosts[spec.name] {
+                if entry.spec == spec, entry.phase != .failed { continue }
+                entry.session.close()
+            }
+            let mailbox = self.mailbox
+            let session = HostSession(
+                spec: spec,
+                workspace: workspace,
+                trust: trust.policy { question in
+                    mailbox.put(
+                        .resume { coordinator in
+                            for bringUp in coordinator.bringUps {
+                                bringUp.peer.send(
+                                    .unknownHostKey(
+                                        host: question.host,
+                                        fingerprint: question.key.fingerprint
+                                    )
+                                )
+                            }
+                        }
+                    )
+                },
+                cursors: { [registry] in (try? Self.cursors(of: spec.name, in: registry)) ?? [:] },
+                post: { name, session, news in mailbox.put(.host(name, session: session, news)) }
+            )
+            hosts[spec.name] = HostEntry(spec: spec, session: session, phase: .connect)
+        }
+    }
+
+    private static func cursors(of host: String, in registry: Registry) throws -> [RunID: Int] {
+        try registry.read { snapshot in
+            var cursors: [RunID: Int] = [:]
+            for run in try snapshot.runs() {
+                cursors[run.id] = Int(try snapshot.cursor(host: host, run: run.id))
+            }
+            return cursors
+        }
+    }
+
+    func received(_ news: HostSession.News, from name: String) {
+        guard hosts[name] != nil else { return }
+        switch news {
+        case .phase(let phase, let detail): moved(name, phase, detail)
+        case .up(let status):
+            let isNewAgent = hosts[name]?.status.map { $0.pid != status.pid } ?? false
+            hosts[name]?.status = status
+            hosts[name]?.retryAfter = .milliseconds(200)
+            moved(name, .ready, hosts[name].map(detail) ?? "")
+            remember(name)
+            arrived(name, failure: nil)
+            hostIsBack(name, status, isNewAgent: isNewAgent)
+        case .failed(let phase, let message, let hint, let exitCode):
+            let failure = CoordinatorError(message, hint: hint, exitCode: exitCode)
+            moved(name, .failed, "\(phase.rawValue): \(message)")
+            remember(name)
+            arrived(name, failure: failure)
+            hostFailed(name)
+        case .lost(let reason):
+            moved(name, .lost, reason)
+            remember(name)
+            log("host", reason, host: name)
+            retry(name)
+        case .event(let event): received(event, from: name)
+        }
+    }
+
+    /// Tries again, more rarely each time, while a run needs the host.
+    func retry(_ name: String) {
+        guard let delay = hosts[name]?.retryAfter else { return }
+        hosts[name]?.retryAfter = min(delay * 2, .seconds(10))
+        after(delay) { coordinator in
+            guard let entry = coordinator.hosts[name], entry.phase == .lost || entry.phase == .failed else {
+                return
+            }
+            entry.session.bringUp()
+        }
+    }
+
+    private func hostFailed(_ name: String) {
+        guard let active, active.hosts.contains(name) else { return }
+        takeUp()
+        retry(name)
+    }
+
+    private func moved(_ name: String, _ phase: HostPhase, _ detail: String) {
+        hosts[name]?.phase = phase
+        let event = ControlEvent.host(HostEvent(host: name, phase: phase, detail: detail))
+        for bringUp in bringUps { bringUp.peer.send(event) }
+        if phase == .lost || phase == .ready, let active, active.hosts.contains(name) {
+            tell(active.id, event)
+        }
+    }
+
+    private func remember(_ name: String) {
+        guard let entry = hosts[name] else { return }
+        let worker = try? workspace.worker(nil).digest
+        write { transaction in
+            try transaction.put(
+                HostRow(
+                    name: name,
+                    address: entry.spec.address,
+                    worker: worker,
+                    kernels: entry.status?.kernels,
+                    cores: entry.status?.cores ?? 0,
+                    memory: ByteCount(entry.status?.memory ?? 0),
+                    lastSeen: entry.phase == .ready ? now : nil,
+                    phase: entry.phase.rawValue
+                )
+            )
+        }
+    }
+}

@@ -1,0 +1,123 @@
+internal import Basics
+internal import ClusterFile
+internal import Registry
+internal import Wire
+
+// After a death, the coordinator's own or a host's: what went on meanwhile is taken up where it is.
+extension Coordinator {
+    /// Takes up the run that was on when the last coordinator ended.
+    func recover() {
+        for release in read({ try $0.releases() }) where !release.state.isFinal && release.state != .live {
+            advance(release.id, to: .failed, reason: "the coordinator ended during the release")
+        }
+        guard let row = read({ try $0.activeRuns() }).last, let record = row.record,
+            let file = try? ClusterFile.parse(text: row.fileText, path: workspace.directory + "/cluster.yaml")
+        else { return }
+        log("coordinator", "takes up run \(row.id) again", run: row.id)
+        use(file, trust: HostTrust(UpRequest(fileText: row.fileText, path: "", who: "")))
+        var run = ActiveRun(
+            id: row.id,
+            record: record,
+            clusterFile: row.clusterFile ?? Digest(of: row.fileText),
+            who: "an earlier coord up",
+            attempt: row.attempt,
+            hosts: Set(file.hosts.filter(\.trains).map(\.name)),
+            stepsPerEpoch: 0
+        )
+        run.lastEpoch = read { try $0.latestEpoch(of: row.id) }.map {
+            EpochMetric(
+                epoch: $0.epoch,
+                step: $0.step,
+                trainLoss: $0.trainLoss ?? 0,
+                trainAccuracy: $0.trainAccuracy ?? 0,
+                valLoss: $0.valLoss ?? 0,
+                valAccuracy: $0.valAccuracy ?? 0,
+                seconds: 0
+            )
+        }
+        if let epoch = run.lastEpoch { run.stepsPerEpoch = epoch.step / max(1, epoch.epoch) }
+        active = run
+        for entry in hosts.values { entry.session.bringUp() }
+    }
+
+    /// A host is back: what it holds comes home, and a run without a machine gets one when all hosts have spoken.
+    func hostIsBack(_ name: String, _ status: AgentStatus, isNewAgent: Bool) {
+        for checkpoint in read({ try $0.checkpoints() })
+        where !checkpoint.isHome && checkpoint.hosts.contains(name) && checkpoint.isUsable {
+            bringHome(checkpoint.manifest, of: checkpoint.run, from: name)
+        }
+        // What was asked of a host that could not hear it is asked again.
+        for run in Set(status.trainers.filter { $0.pid != nil }.map(\.run)) where run != active?.id {
+            hosts[name]?.session.perform({ try $0.call(.endRun(run)) }, failed: { _ in })
+        }
+        if let active, active.machine != nil {
+            if let plan = active.plan {
+                hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
+            }
+            return missTrainers(of: active, on: name, status, isNewAgent: isNewAgent)
+        }
+        takeUp()
+    }
+
+    /// Makes the machine of a run that went on without a coordinator, when its hosts have spoken.
+    func takeUp() {
+        guard let active, active.machine == nil else { return }
+        let statuses = active.hosts.compactMap { host in hosts[host]?.status.map { (host, $0) } }
+        let silent = active.hosts.filter { hosts[$0]?.status == nil }
+        guard silent.allSatisfy({ hosts[$0]?.phase == .failed }) else { return }
+        let trainers = statuses.flatMap { host, status in
+            status.trainers.filter { $0.run == active.id && $0.attempt == active.attempt }.map { (host, $0) }
+        }
+        let plan = statuses.flatMap(\.1.generations)
+            .filter { $0.run == active.id && $0.attempt == active.attempt }.max { $0.number < $1.number }
+        guard plan != nil else {
+            // Only hosts that can't be asked may know of one.
+            guard silent.isEmpty else { return }
+            // Killed before the first generation: nothing was trained, so begin again.
+            self.active?.machine = nil
+            return restart(because: "the coordinator ended before training began")
+        }
+        let machine = RunMachine(
+            run: active.id,
+            attempt: active.attempt,
+            laneCount: active.record.spec.lanes,
+            trainers: trainers,
+            plan: plan
+        )
+        self.active?.machine = machine
+        self.active?.hosts = Set(machine.members.values.map(\.host))
+        let early = active.early
+        self.active?.early = []
+        let attempt = active.attempt
+        for (_, trainer) in trainers where self.active?.attempt == attempt {
+            if trainer.isFinished {
+                feed(.finished(member: trainer.member))
+            } else if let end = trainer.end {
+                feed(.exited(member: trainer.member, end: end))
+            }
+        }
+        for event in early where self.active?.attempt == attempt {
+            // What the registry kept is kept; the machine hears it now.
+            switch event.report {
+            case .listening, .peerLost, .exited, .failed, .finished: follow(event, from: "")
+            default: break
+            }
+        }
+    }
+
+    /// An agent that died took its trainers along, and its successor knows nothing of them.
+    private func missTrainers(of run: ActiveRun, on host: String, _ status: AgentStatus, isNewAgent: Bool) {
+        let known = status.trainers.filter { $0.run == run.id && $0.attempt == run.attempt }
+        for (number, member) in run.machine?.members ?? [:] where member.host == host && member.isActive {
+            // What follows from one loss may have begun the next attempt.
+            guard active?.id == run.id, active?.attempt == run.attempt, member.state != .finished else {
+                continue
+            }
+            if let trainer = known.first(where: { $0.member == number }) {
+                if let end = trainer.end, !trainer.isFinished { feed(.exited(member: number, end: end)) }
+            } else if isNewAgent {
+                feed(.exited(member: number, end: ProcessEnd(.signalled(9))))
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+internal import ArgumentParser
+internal import Basics
+internal import ContentStore
+internal import Coordinator
+internal import Datasets
+internal import Registry
+
+struct DataCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "data",
+        abstract: "Datasets: get, add, check, split, list, show.",
+        subcommands: [Get.self, Add.self, Check.self, SplitCommand.self, List.self, Show.self],
+        defaultSubcommand: List.self
+    )
+
+    struct Get: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Fetch a known dataset: digits.",
+            discussion: "Example: coord data get digits"
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "digits: 1797 handwritten digits of 8 x 8 pixels, from the scikit-learn wheel.")
+        var name: String
+
+        func perform(_ console: Console) throws {
+            guard name == DigitsSource.name else {
+                throw Outcome(
+                    exitCode: .badInput,
+                    message: "unknown dataset \(name); known: digits",
+                    hint: "coord data add \(name) PATH takes files of your own"
+                )
+            }
+            let workspace = try common.workspace()
+            let path = try DigitsSource().fetch(into: workspace.artifacts + "/downloads")
+            try DataLibrary(workspace: workspace).add(
+                path,
+                name: name,
+                options: DigitsSource.options,
+                console
+            )
+        }
+    }
+
+    struct Add: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Take files into the store: a CSV with a label column, or an IDX folder (MNIST).",
+            discussion: "Example: coord data add flowers flowers.csv --label species"
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "The name that the cluster file gives.")
+        var name: String
+        @Argument(help: "A .csv or .csv.gz file, or a folder with IDX images and labels.")
+        var path: String
+        @Option(help: "CSV: the label column, by name or number from 0; without it, the last.")
+        var label: String?
+        @Option(help: "CSV: shape of a sample, such as 1x8x8.")
+        var shape: String?
+        @Option(help: "CSV: all classes, separated by commas; any other label is an error.")
+        var classes: String?
+
+        func perform(_ console: Console) throws {
+            var options = CSVOptions()
+            if let label { options.label = Int(label).map(CSVOptions.LabelColumn.index) ?? .named(label) }
+            if let shape {
+                let sides = shape.split(separator: "x").compactMap { Int($0) }
+                guard !sides.isEmpty, sides.allSatisfy({ $0 > 0 }) else {
+                    throw Outcome(
+                        exitCode: .usage,
+                        message: "--shape \(shape) is no shape",
+                        hint: "write 1x8x8"
+                    )
+                }
+                options.shape = sides
+            }
+            if let classes { options.classes = classes.split(separator: ",").map(String.init) }
+            try DataLibrary(workspace: try common.workspace()).add(
+                path,
+                name: name,
+                options: options,
+                console
+            )
+        }
+    }
+
+    struct Check: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Look for empty classes, duplicates, constant features.",
+            discussion: "Example: coord data check digits"
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "The dataset's name.")
+        var name: String
+
+        func perform(_ console: Console) throws {
+            let (_, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
+            let check = DatasetCheck.run(dataset)
+            if console.isJSON {
+                console.json(check)
+            } else {
+                console.table(
+                    [["CLASS", "SAMPLES"]] + zip(check.classes, check.classCounts).map { [$0, "\($1)"] }
+                )
+                for finding in check.findings { console.print("\(finding)") }
+                if check.findings.isEmpty { console.print("nothing to complain about") }
+            }
+            guard check.isUsable else {
+                let first = check.findings.first { $0.severity == .error }
+                throw Outcome(
+                    exitCode: .badInput,
+                    message: "dataset \(name): \(first?.message ?? "unusable")",
+                    hint: "mend the data and add it again under the same name"
+                )
+            }
+        }
+    }
+
+    struct SplitCommand: CoordCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "split",
+            abstract: "Show how a split cuts a dataset; nothing is copied.",
+            discussion: "Example: coord data split digits --validation 0.2 --seed 1"
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "The dataset's name.")
+        var name: String
+        @Option(help: "Fraction for validation.")
+        var validation = 0.2
+        @Option(help: "Fraction for test.")
+        var test = 0.0
+        @Option(help: "The split's seed.")
+        var seed: UInt64 = 1
+
+        private struct Line: Encodable {
+            var part: String
+            var samples: Int
+            var perClass: [Int]
+        }
+
+        func perform(_ console: Console) throws {
+            let (_, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
+            let split = try Split.make(dataset, SplitSpec(validation: validation, test: test, seed: seed))
+            let lines = [
+                ("training", split.training), ("validation", split.validation), ("test", split.test),
+            ].map {
+                part,
+                samples in
+                var counts = [Int](repeating: 0, count: dataset.classes.count)
+                for sample in samples { counts[dataset.label(sample)] += 1 }
+                return Line(part: part, samples: samples.count, perClass: counts)
+            }
+            if console.isJSON { return lines.forEach { console.json($0) } }
+            console.table(
+                [["PART", "SAMPLES"] + dataset.classes]
+                    + lines.map { [$0.part, "\($0.samples)"] + $0.perClass.map { "\($0)" } }
+            )
+        }
+    }
+
+    struct List: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "All datasets.",
+            discussion: "Example: coord data list --json"
+        )
+        @OptionGroup var common: CommonOptions
+
+        func perform(_ console: Console) throws {
+            let rows = try common.registry().read { try $0.datasets() }
+            if console.isJSON { return rows.forEach { console.json($0) } }
+            console.table(
+                [["NAME", "SAMPLES", "SHAPE", "CLASSES", "ID"]]
+                    + rows.map {
+                        [
+                            $0.name, "\($0.count)", $0.shape.map { "\($0)" }.joined(separator: "x"),
+                            "\($0.classes.count)",
+                            $0.manifest.short,
+                        ]
+                    }
+            )
+        }
+    }
+
+    struct Show: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "One dataset.",
+            discussion: "Example: coord data show digits"
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "The dataset's name.")
+        var name: String
+
+        func perform(_ console: Console) throws {
+            let (row, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
+            if console.isJSON { return console.json(dataset.index) }
+            console.table([
+                ["FIELD", "VALUE"], ["name", row.name], ["id", row.manifest.hex],
+                ["samples", "\(row.count)"],
+                ["shape", row.shape.map { "\($0)" }.joined(separator: " x ")],
+                ["type", dataset.index.type.rawValue],
+                ["classes", row.classes.joined(separator: ", ")],
+                ["shards", "\(dataset.index.shards.count)"],
+            ])
+        }
+    }
+}
+
+/// The datasets of a workspace, as commands use them.
+struct DataLibrary {
+    let workspace: Workspace
+
+    /// Imports files, checks them and gives the result a name.
+    func add(_ path: String, name: String, options: CSVOptions, _ console: Console) throws {
+        let store = try workspace.openStore()
+        let id = try DatasetImporter(store: store).add(path: path, name: name, options: options)
+        let dataset = try Dataset(store: store, manifest: id)
+        let row = DatasetRow(
+            name: name,
+            manifest: id,
+            count: dataset.count,
+            classes: dataset.classes,
+            shape: dataset.shape,
+            source: dataset.index.sources.first?.sha256,
+            added: Machine.unixTime
+        )
+        try Registry(path: workspace.registryPath, access: .readWrite).write { try $0.put(row) }
+        if console.isJSON { return console.json(row) }
+        console.say(
+            "\(name): \(row.count) samples of shape \(row.shape.map { "\($0)" }.joined(separator: "x")) in "
+                + "\(row.classes.count) classes, id \(id.short)"
+        )
+        for finding in DatasetCheck.run(dataset).findings { console.say("\(finding)") }
+    }
+
+    /// Reads a dataset by its name.
+    func open(_ name: String) throws -> (DatasetRow, Dataset) {
+        let registry = try Registry(path: workspace.registryPath, access: .readWrite)
+        guard let row = try registry.read({ try $0.dataset(named: name) }) else {
+            let known = try registry.read { try $0.datasets().map(\.name) }
+            throw Outcome(
+                exitCode: .badInput,
+                message:
+                    "no dataset \(name); there is \(known.isEmpty ? "none yet" : known.joined(separator: ", "))",
+                hint: "coord data add \(name) PATH"
+            )
+        }
+        return (row, try Dataset(store: try workspace.openStore(), manifest: row.manifest))
+    }
+}

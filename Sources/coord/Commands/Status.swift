@@ -1,0 +1,139 @@
+internal import ArgumentParser
+internal import Basics
+internal import ClusterFile
+internal import Coordinator
+internal import Registry
+
+struct Status: CoordCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Hosts, runs, what is served, and what could be lost.",
+        discussion: "Example: coord status --json"
+    )
+    @OptionGroup var common: CommonOptions
+
+    private struct HostLine: Encodable {
+        var type = "host"
+        var host: String
+        var address: String
+        var phase: String
+        var cores: Int
+        var memory: Int64
+        var kernels: KernelSet?
+        var serves: String?
+    }
+
+    private struct RunLine: Encodable {
+        var type = "run"
+        var run: RunID
+        var name: String
+        var state: RunState
+        var epoch: Int
+        var step: Int
+    }
+
+    private struct StoreLine: Encodable {
+        var type = "checkpoints"
+        var saved: Int
+        var heldOnly: Int
+        var copies: String
+    }
+
+    func perform(_ console: Console) throws {
+        let workspace = try common.workspace()
+        let registry = try common.registry()
+        var live: [String: HostPhase]?
+        if let client = CoordinatorProgram.running(workspace) {
+            live = [:]
+            _ = try client.ask(.status) { event in
+                if case .host(let host) = event { live?[host.host] = host.phase }
+            }
+        }
+        let (hosts, runs, store) = try registry.read { snapshot in
+            let hosts = try snapshot.hosts().map { host -> HostLine in
+                let release = try snapshot.currentRelease(host: host.name)
+                let phase =
+                    live.map { $0[host.name]?.rawValue ?? "not connected" } ?? "unknown, no coordinator runs"
+                return HostLine(
+                    host: host.name,
+                    address: host.address,
+                    phase: phase,
+                    cores: host.cores,
+                    memory: host.memory.bytes,
+                    kernels: host.kernels,
+                    serves: release.map { "\($0.model)@\($0.version)" }
+                )
+            }
+            let runs = try snapshot.runs().sorted { $0.created > $1.created }.prefix(3).map {
+                RunLine(run: $0.id, name: $0.name, state: $0.state, epoch: $0.epoch, step: $0.steps)
+            }
+            // A copy in an agent's folder on this machine is on this disk.
+            let elsewhere = Set(hosts.filter { $0.address != "local" }.map(\.host))
+            let checkpoints = try snapshot.checkpoints().filter(\.isUsable)
+            return (hosts, runs, Self.copies(checkpoints, elsewhere: elsewhere))
+        }
+        if console.isJSON {
+            hosts.forEach { console.json($0) }
+            runs.forEach { console.json($0) }
+            return console.json(store)
+        }
+        console.table(
+            [["HOST", "ADDRESS", "PHASE", "CORES", "SERVES"]]
+                + hosts.map { [$0.host, $0.address, $0.phase, "\($0.cores)", $0.serves ?? "-"] }
+        )
+        console.table(
+            [["RUN", "NAME", "STATE", "EPOCH", "STEP"]]
+                + runs.map { ["\($0.run)", $0.name, $0.state.rawValue, "\($0.epoch)", "\($0.step)"] }
+        )
+        console.print("checkpoints: \(store.saved) saved, \(store.heldOnly) only on hosts; \(store.copies)")
+    }
+
+    private static func copies(_ checkpoints: [CheckpointRow], elsewhere: Set<String>) -> StoreLine {
+        let saved = checkpoints.filter(\.isHome)
+        let single = saved.count { elsewhere.isDisjoint(with: $0.hosts) }
+        let words =
+            saved.isEmpty
+            ? "nothing saved yet" : single == 0 ? "2 copies of each" : "1 copy, this disk, of \(single)"
+        return StoreLine(saved: saved.count, heldOnly: checkpoints.count - saved.count, copies: words)
+    }
+}
+
+struct Events: CoordCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "What happened: runs, membership, releases, hosts.",
+        discussion: "Example: coord events --run latest"
+    )
+    @OptionGroup var common: CommonOptions
+    @Option(help: "Only this run: an id, its beginning, or latest.")
+    var run: String?
+    @Option(help: "Only this host.")
+    var host: String?
+    @Option(help: "At most so many, the newest.")
+    var limit = 100
+
+    func perform(_ console: Console) throws {
+        let events = try common.registry().read { snapshot in
+            let id = try run.map { try snapshot.run(matching: $0).id }
+            return try snapshot.events(EventFilter(run: id, host: host)).suffix(limit)
+        }
+        for event in events {
+            if console.isJSON {
+                console.json(event)
+            } else {
+                let host = event.host.map { "[\($0)] " } ?? ""
+                console.print("\(timeText(event.time))  \(event.kind)  \(host)\(event.message)")
+            }
+        }
+    }
+}
+
+struct Docs: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Print a reference.",
+        discussion: "Example: coord docs cluster > reference.yaml"
+    )
+    enum Topic: String, ExpressibleByArgument, CaseIterable { case cluster }
+    @Argument(help: "cluster: the annotated cluster file.")
+    var topic: Topic
+
+    func run() { print(ClusterFile.reference, terminator: "") }
+}

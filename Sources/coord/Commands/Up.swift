@@ -1,0 +1,107 @@
+internal import ArgumentParser
+internal import Basics
+internal import ClusterFile
+internal import Coordinator
+internal import Foundation
+
+struct Up: CoordCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Bring the cluster up; train the file's run and follow it.",
+        discussion: """
+            Example: coord up -y
+
+            Ctrl-C leaves the run to itself; `coord run attach` finds it again. While a run is on, the same file
+            attaches, another one is refused (75).
+            """
+    )
+    @OptionGroup var common: CommonOptions
+    @Flag(name: .short, help: "Take the plan as it is; never accepts an unknown host key.")
+    var yes = false
+    @Flag(help: "Trust and pin the keys of hosts that were never seen before.")
+    var acceptNewHostKeys = false
+    @Flag(help: "Print the plan and stop.")
+    var dryRun = false
+    @Flag(help: "Bring the hosts up without training.")
+    var hostsOnly = false
+
+    func perform(_ console: Console) throws {
+        let file = try common.cluster()
+        let workspace = try common.workspace()
+        PlanPrinter(file: file).print(console)
+        if dryRun { return }
+        let isTerminal = isatty(0) != 0
+        guard yes || console.isJSON || !isTerminal || console.confirm("go ahead?") else {
+            throw Outcome(exitCode: .failed, message: "nothing was done")
+        }
+        var request = UpRequest(
+            fileText: try Files.readText(common.file),
+            path: common.file,
+            submits: !hostsOnly,
+            acceptsNewHostKeys: acceptNewHostKeys,
+            who: CommonOptions.who
+        )
+        while true {
+            let client = try CoordinatorProgram.connect(workspace)
+            var unknown: [String: String] = [:]
+            let result = try RunFollower(console: console).follow(client, .up(request)) { unknown[$0] = $1 }
+            guard result.exitCode == .keyRefused, !unknown.isEmpty, !console.isJSON, isTerminal else {
+                return try Outcome.check(result)
+            }
+            for (host, fingerprint) in unknown.sorted(by: { $0.key < $1.key }) {
+                let question = "\(host) shows the key \(fingerprint), never seen before. Trust it?"
+                guard console.confirm(question) else { return try Outcome.check(result) }
+                request.trusted[host] = fingerprint
+            }
+        }
+    }
+}
+
+struct Down: CoordCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "End agents, what they serve, and the coordinator.",
+        discussion: "Example: coord down\n\nA run that is on is stopped; its checkpoints stay."
+    )
+    @OptionGroup var common: CommonOptions
+    @Flag(name: .short, help: "Do not ask.")
+    var yes = false
+    @Flag(help: "Also remove what the hosts keep: programs, chunks, logs.")
+    var wipe = false
+
+    func perform(_ console: Console) throws {
+        let workspace = try common.workspace()
+        _ = try common.cluster()
+        if wipe, !yes, !console.confirm("remove what coord keeps on all hosts?") {
+            throw Outcome(exitCode: .failed, message: "nothing was done", hint: "coord down -y --wipe")
+        }
+        // Agents outlive a coordinator, so one is needed to reach them.
+        let request = UpRequest(
+            fileText: try Files.readText(common.file),
+            path: common.file,
+            submits: false,
+            who: CommonOptions.who
+        )
+        let follower = RunFollower(console: console)
+        _ = try follower.follow(try CoordinatorProgram.connect(workspace), .up(request))
+        try Outcome.check(try follower.follow(try CoordinatorProgram.connect(workspace), .down(wipe: wipe)))
+    }
+}
+
+struct Plan: CoordCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Say what coord up would do.",
+        discussion: "Example: coord plan -f cluster.yaml"
+    )
+    @OptionGroup var common: CommonOptions
+
+    func perform(_ console: Console) throws { PlanPrinter(file: try common.cluster()).print(console) }
+}
+
+/// The coordinator itself; `coord up` starts it.
+struct CoordinatorCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "coordinator", shouldDisplay: false)
+    @Option var directory: String
+
+    func run() throws {
+        try CoordinatorProgram.run(workspace: try Workspace(directory: directory), ready: 3)
+    }
+}

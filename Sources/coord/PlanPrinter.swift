@@ -1,0 +1,97 @@
+internal import Basics
+internal import ClusterFile
+
+/// The plan of a cluster file: hosts, run, and what would run code on a host.
+struct PlanPrinter {
+    let file: ClusterFile
+
+    private struct HostLine: Encodable {
+        var type = "host"
+        var host: String
+        var address: String
+        var roles: [String]
+        var workers: Int
+        var directory: String?
+    }
+
+    private struct RunLine: Encodable {
+        var type = "run"
+        var name: String
+        var model: String
+        var epochs: Int
+        var batch: Int
+        var lanes: Int
+        var workers: Int
+        var dataset: String?
+        var deploy: String?
+        var warnings: [String]
+    }
+
+    private var workers: Int { file.hosts.filter(\.trains).reduce(0) { $0 + $1.workers } }
+
+    private var warnings: [String] {
+        var warnings: [String] = []
+        if let run = file.run, workers > run.lanes {
+            warnings.append(
+                "\(workers) workers but \(run.lanes) lanes: \(workers - run.lanes) stay idle; set lanes:"
+            )
+        }
+        for host in file.hosts {
+            if let stop = host.stop { warnings.append("may run for \(host.name): \(stop)") }
+        }
+        return warnings
+    }
+
+    func print(_ console: Console) {
+        if console.isJSON { return printJSON(console) }
+        console.say("cluster \(file.cluster)")
+        for host in file.hosts {
+            let roles = host.roles.map(\.rawValue).sorted().joined(separator: ", ")
+            let user = host.user.map { $0 + "@" } ?? ""
+            let port = host.port.map { ":\($0)" } ?? ""
+            let address = host.isLocal ? "this machine" : user + host.address + port
+            console.say(
+                "  \(host.name)  \(address)  \(roles)\(host.trains ? ", \(host.workers) workers" : "")"
+            )
+        }
+        if let run = file.run {
+            console.say(
+                "run \(run.name): \(run.model.type) on \(file.dataset ?? "?"), \(run.epochs) epochs, "
+                    + "batch \(run.batch) in \(run.lanes) lanes over \(min(workers, run.lanes)) workers"
+            )
+        }
+        if let deploy = file.deploy {
+            let minimum = deploy.minimum.map { ", at least \($0)" } ?? ""
+            console.say("deploy to \(deploy.host): \(deploy.when.rawValue)\(minimum)")
+        }
+        for warning in warnings { console.say("warning: \(warning)") }
+    }
+
+    private func printJSON(_ console: Console) {
+        for host in file.hosts {
+            console.json(
+                HostLine(
+                    host: host.name,
+                    address: host.address,
+                    roles: host.roles.map(\.rawValue).sorted(),
+                    workers: host.workers,
+                    directory: host.directory
+                )
+            )
+        }
+        guard let run = file.run else { return }
+        console.json(
+            RunLine(
+                name: run.name,
+                model: run.model.type,
+                epochs: run.epochs,
+                batch: run.batch,
+                lanes: run.lanes,
+                workers: workers,
+                dataset: file.dataset,
+                deploy: file.deploy?.host,
+                warnings: warnings
+            )
+        )
+    }
+}

@@ -1,0 +1,235 @@
+import Basics
+import Testing
+import Wire
+
+@testable import Coordinator
+
+/// Membership decisions without a host, a process or a clock.
+@Suite struct RunMachineTests {
+    private let start = ContinuousClock.now
+
+    private func machine(_ hosts: [String], lanes: Int = 4) throws -> RunMachine {
+        RunMachine(
+            run: try #require(RunID("r1")),
+            attempt: 1,
+            laneCount: lanes,
+            hosts: hosts,
+            makeSecret: { WireSecret([1, 2, 3]) }
+        )
+    }
+
+    private func running(_ hosts: [String], lanes: Int = 4) throws -> RunMachine {
+        var machine = try machine(hosts, lanes: lanes)
+        for member in hosts.indices {
+            _ = machine.handle(.listening(member: member, address: "127.0.0.1:\(9000 + member)"), now: start)
+        }
+        return machine
+    }
+
+    private func plan(_ actions: [RunMachine.Action]) throws -> GenerationPlan {
+        for case .announce(let plan, _) in actions { return plan }
+        throw TestFailure("no generation in \(actions)")
+    }
+
+    @Test func theFirstGenerationWaitsForAllMembers() throws {
+        var machine = try machine(["a", "b"])
+        #expect(machine.handle(.listening(member: 0, address: "x:1"), now: start).isEmpty)
+        let first = try plan(machine.handle(.listening(member: 1, address: "x:2"), now: start))
+        #expect(first.number == 1)
+        #expect(first.members.map(\.lanes) == [LaneSet([0, 1]), LaneSet([2, 3])])
+        #expect(first.writers == [0, 1])
+    }
+
+    @Test func aDeadMemberLeavesItsLanesToTheOthersWhoKeepTheirs() throws {
+        var machine = try running(["a", "a", "b"], lanes: 8)
+        let before = machine.members
+        let next = try plan(
+            machine.handle(.exited(member: 1, end: ProcessEnd(.signalled(9))), now: start)
+        )
+        #expect(next.number == 2)
+        #expect(next.members.map(\.member) == [0, 2])
+        for member in next.members {
+            let kept = before[member.member]?.lanes.bits ?? 0
+            #expect(member.lanes.bits & kept == kept)
+        }
+        #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFF)
+    }
+
+    @Test func aSilentMemberIsExpelledAndTheOthersGoOn() throws {
+        var machine = try running(["a", "b", "c"])
+        let actions = machine.handle(
+            .peerLost(reporter: 0, generation: 1, member: 2, isSilent: true, reason: "silent for 3 s"),
+            now: start
+        )
+        #expect(actions.first == .expel(member: 2, reason: "silent for 3 s"))
+        #expect(try plan(actions).members.map(\.member) == [0, 1])
+    }
+
+    @Test func aBrokenLinkBetweenLivingMembersIsMadeAnewAfterAMoment() throws {
+        var machine = try running(["a", "b"])
+        let lost = RunMachine.Event.peerLost(
+            reporter: 0,
+            generation: 1,
+            member: 1,
+            isSilent: false,
+            reason: "reset"
+        )
+        #expect(machine.handle(lost, now: start).isEmpty)
+        #expect(machine.handle(.tick, now: start + .milliseconds(100)).isEmpty)
+        let again = try plan(machine.handle(.tick, now: start + .milliseconds(600)))
+        #expect(again.number == 2)
+        #expect(again.members.count == 2)
+        #expect(machine.deadline == nil)
+    }
+
+    @Test func newsOfAnOlderGenerationChangesNothing() throws {
+        var machine = try running(["a", "b", "c"])
+        _ = machine.handle(.exited(member: 2, end: ProcessEnd(.signalled(9))), now: start)
+        let stale = RunMachine.Event.peerLost(
+            reporter: 0,
+            generation: 1,
+            member: 2,
+            isSilent: false,
+            reason: "reset"
+        )
+        #expect(machine.handle(stale, now: start).isEmpty)
+        #expect(machine.deadline == nil)
+    }
+
+    @Test func theRunEndsWhenAllThatAreLeftHaveFinished() throws {
+        var machine = try running(["a", "b", "c"])
+        _ = machine.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(machine.handle(.finished(member: 1), now: start).isEmpty)
+        #expect(machine.handle(.exited(member: 1, end: ProcessEnd(.exited(0))), now: start).isEmpty)
+        #expect(machine.handle(.finished(member: 2), now: start) == [.finish])
+        #expect(machine.isOver)
+    }
+
+    @Test func aMemberThatFinishedDoesNotComeBackForThoseWhoStillWork() throws {
+        var machine = try running(["a", "b"])
+        _ = machine.handle(.finished(member: 0), now: start)
+        _ = machine.handle(
+            .peerLost(reporter: 1, generation: 1, member: 0, isSilent: false, reason: "closed"),
+            now: start
+        )
+        let last = try plan(machine.handle(.tick, now: start + .seconds(1)))
+        #expect(last.members.map(\.member) == [1])
+        #expect(last.members[0].lanes.count == 4)
+    }
+
+    @Test func theLastDeathInterruptsTheRun() throws {
+        var machine = try running(["a"])
+        let actions = machine.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(actions == [.interrupt(reason: "a: trainer 0 ended, killed by signal 9")])
+    }
+
+    @Test func aTrainerThatSaysWhyItFailedFailsTheRunBeforeTheFirstGeneration() throws {
+        var machine = try machine(["a", "b"])
+        let actions = machine.handle(
+            .failed(member: 0, message: "no such model", hint: "use mlp"),
+            now: start
+        )
+        #expect(actions == [.fail(message: "no such model", hint: "use mlp")])
+    }
+
+    @Test func aTrainerThatIsKilledBeforeTheFirstGenerationIsALostOne() throws {
+        var machine = try machine(["a", "b", "c"])
+        _ = machine.handle(.listening(member: 0, address: "x:1"), now: start)
+        #expect(machine.handle(.exited(member: 1, end: ProcessEnd(.signalled(9))), now: start).isEmpty)
+        let first = try plan(machine.handle(.listening(member: 2, address: "x:3"), now: start))
+        #expect(first.number == 1)
+        #expect(first.members.map(\.member) == [0, 2])
+        #expect(first.members.reduce(0) { $0 | $1.lanes.bits } == 0xF)
+    }
+
+    @Test func theOnlyTrainersDeathBeforeTheFirstGenerationFailsTheRun() throws {
+        var machine = try machine(["a"])
+        let actions = machine.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(actions == [.fail(message: "a: trainer 0 ended, killed by signal 9", hint: nil)])
+    }
+
+    @Test func aTrainerThatEndsByItselfBeforeTheFirstGenerationFailsTheRun() throws {
+        var machine = try machine(["a", "b"])
+        let actions = machine.handle(.exited(member: 0, end: ProcessEnd(.exited(70))), now: start)
+        guard case .fail(let message, _)? = actions.first else { throw TestFailure("\(actions)") }
+        #expect(message.contains("exit status 70"))
+    }
+
+    @Test func aRunThatWentOnWithoutItsCoordinatorIsTakenUpWhereItIs() throws {
+        var before = try running(["a", "a", "b"])
+        let told = try plan(before.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start))
+        let run = try #require(RunID("r1"))
+        func trainer(_ member: Int, _ end: ProcessEnd?) -> AgentStatus.Trainer {
+            AgentStatus.Trainer(
+                run: run,
+                attempt: 1,
+                member: member,
+                pid: end == nil ? 7 : nil,
+                address: "127.0.0.1:\(9000 + member)",
+                isFinished: false,
+                end: end
+            )
+        }
+        var after = RunMachine(
+            run: run,
+            attempt: 1,
+            laneCount: 4,
+            trainers: [
+                ("a", trainer(0, ProcessEnd(.signalled(9)))), ("a", trainer(1, nil)), ("b", trainer(2, nil)),
+            ],
+            plan: told
+        )
+        #expect(after.generation == 2)
+        let next = try plan(after.handle(.exited(member: 1, end: ProcessEnd(.signalled(9))), now: start))
+        #expect(next.number == 3)
+        #expect(next.members.map(\.member) == [2])
+    }
+
+    @Test func aHostThatCannotBeAskedIsTakenToBeAtWork() throws {
+        let before = try running(["a", "b"])
+        #expect(before.generation == 1)
+        var again = try machine(["a", "b"])
+        var told: GenerationPlan?
+        for member in 0..<2 {
+            for case .announce(let plan, _) in again.handle(
+                .listening(member: member, address: "h:\(member)"),
+                now: start
+            ) { told = plan }
+        }
+        let run = try #require(RunID("r1"))
+        var after = RunMachine(
+            run: run,
+            attempt: 1,
+            laneCount: 4,
+            trainers: [
+                (
+                    "a",
+                    AgentStatus.Trainer(
+                        run: run,
+                        attempt: 1,
+                        member: 0,
+                        pid: 7,
+                        address: "h:0",
+                        isFinished: false,
+                        end: nil
+                    )
+                )
+            ],
+            plan: told
+        )
+        #expect(after.members.count == 2)
+        let silent = RunMachine.Event.peerLost(
+            reporter: 0,
+            generation: 1,
+            member: 1,
+            isSilent: true,
+            reason: "silent"
+        )
+        #expect(try plan(after.handle(silent, now: start)).members.map(\.member) == [0])
+    }
+}
+
+private struct TestFailure: Error {
+    var text: String
+    init(_ text: String) { self.text = text }
+}
