@@ -1,0 +1,18 @@
+/// `coord-bench SUITE [NUMBER...]`: runs one suite; each says what its numbers mean.
+@main
+enum Main {
+    static func main() throws {
+        let arguments = CommandLine.arguments.dropFirst()
+        let numbers = arguments.dropFirst().compactMap { Int($0) } + [Int](repeating: 0, count: 3)
+        switch arguments.first {
+        case "allreduce": try AllReduceSuite.run()
+        case "step":
+            try StepSuite.run(
+                threads: numbers[0] > 0 ? numbers[0] : 2,
+                lanes: numbers[1] > 0 ? numbers[1] : 2,
+                steps: numbers[2] > 0 ? numbers[2] : 200
+            )
+        default: print("usage: coord-bench allreduce\n       coord-bench step [threads] [lanes] [steps]")
+        }
+    }
+}

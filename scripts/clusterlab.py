@@ -1,0 +1,225 @@
+"""Real clusters in a scratch folder, for scripts/e2e and scripts/soak: real processes, a real sshd, real files."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COORD = ROOT / ".build" / "release" / "coord"
+
+
+class Failure(Exception):
+    """Something that must hold did not."""
+
+
+def check(condition, message):
+    """Raises unless the condition holds."""
+    if not condition:
+        raise Failure(message)
+
+
+def free_port():
+    """A loopback port that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, condition, seconds=60.0):
+    """Polls a condition of another process until it holds; what it returns."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise Failure(f"not within {seconds} s: {what}")
+
+
+def is_alive(pid):
+    """True while a process runs (a zombie does not)."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+class Sshd:
+    """A private sshd on loopback, with keys of its own; ended by pid."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(mode=0o700)
+        self.port = free_port()
+        self.process = None
+        for name in ("host_key", "client_key", "other_key"):
+            self._keygen(name)
+        (self.folder / "authorized_keys").write_text((self.folder / "client_key.pub").read_text())
+        os.chmod(self.folder / "authorized_keys", 0o600)
+        self.start()
+
+    def _keygen(self, name):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)], check=True)
+
+    def start(self):
+        os.makedirs("/run/sshd", exist_ok=True)
+        config = self.folder / "sshd_config"
+        config.write_text(f"""
+Port {self.port}
+ListenAddress 127.0.0.1
+HostKey {self.folder}/host_key
+AuthorizedKeysFile {self.folder}/authorized_keys
+PidFile {self.folder}/sshd.pid
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PermitRootLogin prohibit-password
+AllowTcpForwarding no
+""")
+        log = open(self.folder / "sshd.log", "ab")
+        self.process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], stderr=log, stdin=subprocess.DEVNULL)
+
+        def listens():
+            check(self.process.poll() is None, f"sshd ended: {(self.folder / 'sshd.log').read_text()}")
+            return b"listening" in (self.folder / "sshd.log").read_bytes()
+
+        wait_for("sshd listens", listens)
+
+    def change_host_key(self):
+        self.stop()
+        for suffix in ("", ".pub"):
+            os.replace(self.folder / f"other_key{suffix}", self.folder / f"host_key{suffix}")
+        (self.folder / "sshd.log").write_text("")
+        self.start()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(10)
+
+
+class Lab:
+    """A workspace of its own: cluster file, store, registry, agents in folders below it."""
+
+    def __init__(self, name):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"coord-{name}-"))
+        self.file = self.folder / "cluster.yaml"
+        self.serve_port = free_port()
+        self.environment = dict(os.environ, COORD_WORKERS=str(ROOT / "artifacts" / "workers"))
+        self.sshd = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None:
+            self.show_logs()
+        if self.file.exists() and (self.folder / "artifacts").exists():
+            self.coord("down", "-y", "--wipe", expect=None)
+        for process in self.processes():
+            os.kill(process, signal.SIGKILL)
+        if self.sshd:
+            self.sshd.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """Pids of everything that runs from this lab's folder."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if str(self.folder).encode() in command and int(entry.name) != os.getpid() and is_alive(int(entry.name)):
+                    if b"sshd" not in command:
+                        found.append(int(entry.name))
+        return found
+
+    def show_logs(self):
+        for log in sorted(self.folder.rglob("*.log")):
+            text = log.read_text(errors="replace").strip()
+            if text:
+                print(f"--- {log.relative_to(self.folder)}\n" + "\n".join(text.splitlines()[-15:]))
+
+    def host(self, name, workers, extra=""):
+        """A host on this machine with an agent folder of its own."""
+        return f"  {name}: {{ address: local, workers: {workers}, dir: {self.folder}/{name}{extra} }}\n"
+
+    def ssh_host(self, name, workers, key="client_key"):
+        """A host behind the private sshd."""
+        if not self.sshd:
+            self.sshd = Sshd(self.folder / "sshd")
+        return (f"  {name}: {{ address: 127.0.0.1, port: {self.sshd.port}, identity: {self.sshd.folder}/{key}, "
+                f"workers: {workers}, dir: {self.folder}/{name} }}\n")
+
+    def write(self, hosts, run=None, deploy="", dataset="digits", name="cluster.yaml"):
+        """Writes a cluster file; `run` replaces or adds keys of the run."""
+        keys = {
+            "name": "lab", "model": "{ type: mlp, hidden: [64] }", "epochs": "3", "batch": "64", "lanes": "4",
+            "optimizer": "{ type: adamw, learning_rate: 0.002 }", "schedule": "{ type: cosine, warmup_steps: 5 }",
+            "seed": "7",
+        }
+        keys.update(run or {})
+        text = "cluster: lab\nhosts:\n" + hosts + f"dataset: {dataset}\nrun:\n"
+        text += "".join(f"  {key}: {value}\n" for key, value in keys.items() if value is not None)
+        text += f"serve: {{ listen: 127.0.0.1:{self.serve_port} }}\n" + deploy
+        (self.folder / name).write_text(text)
+        return self.folder / name
+
+    def start(self, *arguments):
+        """Starts a coord command in the background."""
+        return subprocess.Popen(
+            [str(COORD), *map(str, arguments), "-f", str(self.file)], env=self.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def coord(self, *arguments, expect=0, file=None, timeout=300):
+        """Runs a coord command; its output. `expect` is the exit code that must come, None = any."""
+        result = subprocess.run(
+            [str(COORD), *map(str, arguments), "-f", str(file or self.file)], env=self.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        if expect is not None:
+            check(result.returncode == expect,
+                  f"coord {' '.join(map(str, arguments))}: exit {result.returncode}, not {expect}\n{result.stdout}{result.stderr}")
+        return result
+
+    def json(self, *arguments):
+        """Runs a coord command with --json; its objects."""
+        result = self.coord(*arguments, "--json")
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def digits(self):
+        """Puts the digits into the store; the download is shared by all labs of one machine."""
+        cache = pathlib.Path(tempfile.gettempdir()) / "coord-digits-cache"
+        cache.mkdir(exist_ok=True)
+        downloads = self.folder / "artifacts" / "downloads"
+        downloads.mkdir(parents=True)
+        if (cache / "digits.csv").exists():
+            shutil.copy(cache / "digits.csv", downloads)
+        self.coord("data", "get", "digits")
+        shutil.copy(downloads / "digits.csv", cache)
+
+    def run(self):
+        """The latest run."""
+        return self.json("run", "show", "latest")[0]
+
+    def trainers(self):
+        """Pids of the trainers."""
+        return [pid for pid in self.processes()
+                if b"\0train\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def coordinator(self):
+        """The coordinator's pid."""
+        for pid in self.processes():
+            if b"\0coordinator\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return None
