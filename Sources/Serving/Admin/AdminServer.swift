@@ -51,7 +51,10 @@ final class AdminServer: Sendable {
     private func converse(_ channel: FrameChannel) {
         do {
             while let frame = try channel.receive() {
-                try channel.send(try answer(frame, channel))
+                let reply = try answer(frame, channel)
+                // Behind the reply: the process may be gone before another word gets out.
+                defer { if reply == .stopping { onStop() } }
+                try channel.send(reply)
             }
         } catch {
             logger.debug("an admin conversation broke off: \(error)")
@@ -84,9 +87,7 @@ final class AdminServer: Sendable {
                 throw FrameError.malformed("bytes should follow a predict request")
             }
             return predict(count, values.payload)
-        case .stop:
-            onStop()
-            return .stopping
+        case .stop: return .stopping
         }
     }
 
