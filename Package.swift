@@ -113,7 +113,7 @@ let package = Package(
         .testTarget(name: "AgentTests", dependencies: ["Agent", "Basics", "CoordTesting", "Wire"]),
         .testTarget(
             name: "CoordinatorTests",
-            dependencies: ["Basics", "Coordinator", "CoordTesting", "Wire"]
+            dependencies: ["Basics", "Coordinator", "CoordTesting", "Remote", "Wire"]
         ),
         .testTarget(
             name: "EndToEndTests",

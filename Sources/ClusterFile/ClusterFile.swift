@@ -11,6 +11,8 @@ public struct ClusterFile: Hashable, Sendable {
     public var cluster: String
     /// The hosts in file order.
     public var hosts: [HostSpec]
+    /// How many training hosts must be ready for the run to begin; nil = all.
+    public var quorum: Int?
     /// A dataset's name, or a path as the file gives it; see ``datasetPath``.
     public var dataset: String?
     /// What to train, complete: every default filled in, `lanes: auto` resolved.
@@ -102,6 +104,7 @@ public struct ClusterFile: Hashable, Sendable {
         let file = Section(mapping, path: "", place: Place(line: 1, column: 1), reading: reading)
         let cluster = clusterName(file)
         let hosts = HostReader(folder: Files.parent(reading.path)).read(file)
+        let quorum = quorum(file, hosts: hosts)
         let dataset = file.text("dataset")
         let run = file.section("run").map(RunReader.read)
         let deploy = file.section("deploy").flatMap { self.deploy($0, hosts: hosts, run: run?.run) }
@@ -115,6 +118,7 @@ public struct ClusterFile: Hashable, Sendable {
             path: reading.path,
             cluster: cluster,
             hosts: hosts,
+            quorum: quorum,
             dataset: dataset,
             run: run?.run,
             kernels: run?.kernels,
@@ -134,6 +138,17 @@ public struct ClusterFile: Hashable, Sendable {
             }
         if !isAllowed { file.bad(value, "must be at most 64 letters, digits, `-` or `_`, not `\(name)`") }
         return name
+    }
+
+    private static func quorum(_ file: Section, hosts: [HostSpec]) -> Int? {
+        guard let value = file.value("quorum"), let quorum = file.integer("quorum", in: 1...1024) else {
+            return nil
+        }
+        let training = hosts.count(where: \.trains)
+        if quorum > training, training > 0 {
+            file.bad(value, "is \(quorum), but only \(training) hosts train")
+        }
+        return quorum
     }
 
     private static func deploy(_ section: Section, hosts: [HostSpec], run: RunSpec?) -> DeploySpec? {

@@ -50,6 +50,9 @@ extension ClusterFile {
             pod: abc123                         # the provider's id of the pod, for your eyes. Default: none
             price_per_hour: 0.34                # in your currency. Default: not counted
 
+        # How many training hosts must be ready for the run to begin. The others join when they come. Default: all of them.
+        quorum: 2
+
         # A name from `coord data list`, or a path to a CSV file or a folder. Required when there is a `run`.
         dataset: digits
 

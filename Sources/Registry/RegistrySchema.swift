@@ -7,6 +7,9 @@ enum RegistrySchema {
     static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("0001 the first tables") { try $0.execute(sql: first) }
+        migrator.registerMigration("0002 what a host's machine is") {
+            try $0.execute(sql: "ALTER TABLE hosts ADD COLUMN facts TEXT")
+        }
         return migrator
     }
 

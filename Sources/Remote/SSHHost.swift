@@ -27,6 +27,7 @@ public final class SSHHost: Host {
 
     private let policy: HostKeyPolicy
     private let timeouts: SSHTimeouts
+    private let onPhase: (@Sendable (RemoteError.Phase) -> Void)?
     private let state = Mutex(State())
     /// Until the host's key was judged once, one connection at a time: a person is asked once.
     private let first = DispatchSemaphore(value: 1)
@@ -37,14 +38,18 @@ public final class SSHHost: Host {
     private static let idleLimit = 2
 
     /// Describes a host; connects when it is used.
+    ///
+    /// - Parameter onPhase: told of each phase that a connection enters, on the thread that connects.
     public init(
         _ endpoint: SSHEndpoint,
         policy: HostKeyPolicy = .strict,
-        timeouts: SSHTimeouts = SSHTimeouts()
+        timeouts: SSHTimeouts = SSHTimeouts(),
+        onPhase: (@Sendable (RemoteError.Phase) -> Void)? = nil
     ) {
         self.endpoint = endpoint
         self.policy = policy
         self.timeouts = timeouts
+        self.onPhase = onPhase
         // libssh writes with send(2) without MSG_NOSIGNAL.
         PipeSignal.ignore()
     }
@@ -201,6 +206,7 @@ public final class SSHHost: Host {
             }
         }
         defer { gate.signal() }
+        onPhase?(.resolve)
         let resolved =
             state.withLock { $0.resolved } ?? endpoint.resolved()
         if let jump = resolved.proxyJump {
@@ -213,10 +219,13 @@ public final class SSHHost: Host {
         }
         let trust = SSHTrust(endpoint: endpoint, resolved: resolved, policy: policy)
         let kinds = try trust.knownKinds()
+        onPhase?(.connect)
         let socket = try Dialer.connect(resolved, timeouts: timeouts, deadline: deadline)
         let session = try SSHSession(socket: socket, endpoint: resolved, hostKeyKinds: kinds)
         do {
-            try trust.check(try session.handshake(deadline: deadline.limited(to: timeouts.handshake)))
+            let key = try session.handshake(deadline: deadline.limited(to: timeouts.handshake))
+            onPhase?(.trust)
+            try trust.check(key)
             try session.authenticate(deadline: deadline.limited(to: timeouts.authenticate))
         } catch {
             session.close()

@@ -32,6 +32,12 @@ public protocol GradientExchange: AnyObject {
     /// The lanes this member computes now; changes only inside `exchange`.
     var lanes: LaneSet { get }
 
+    /// True when a member that joined waits for the state as it stands before the next operation.
+    var wantsState: Bool { get }
+
+    /// Takes that state.
+    func take(state: Checkpoint) throws
+
     /// Adds up one operation over all lanes of the run and commits it.
     ///
     /// - Parameters:
@@ -49,6 +55,14 @@ public protocol GradientExchange: AnyObject {
         laneValues: inout [Double],
         sum: UnsafeMutableBufferPointer<Float>
     ) throws -> ExchangeOutcome
+}
+
+extension GradientExchange {
+    /// False: nobody joins.
+    public var wantsState: Bool { false }
+
+    /// Never called while nobody joins.
+    public func take(state: Checkpoint) throws { preconditionFailure("nobody asked for the state") }
 }
 
 /// The exchange of a run with one member: adds the subtrees it is given.

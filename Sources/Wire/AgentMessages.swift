@@ -30,6 +30,8 @@ public enum AgentRequest: Codable, Sendable {
     case train(TrainerStart)
     /// Tell the run's trainers on this host who the members are.
     case generation(GenerationPlan)
+    /// Give a trainer that joined the state to begin with; its manifest is in the host's store.
+    case state(run: RunID, member: Int, generation: Int, manifest: Digest)
     /// Kill one trainer, which was expelled.
     case expel(run: RunID, member: Int)
     /// End the run's trainers on this host and forget the run.

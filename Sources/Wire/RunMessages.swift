@@ -26,6 +26,8 @@ public struct TrainerStart: Codable, Sendable, Hashable {
     public var bind: String
     /// The checkpoint's manifest to go on from; nil = from the beginning.
     public var resume: Digest?
+    /// True when the run is on: this member waits for the state from the others.
+    public var joins: Bool
 
     /// All fields.
     public init(
@@ -35,7 +37,8 @@ public struct TrainerStart: Codable, Sendable, Hashable {
         member: Int,
         threads: Int,
         bind: String,
-        resume: Digest? = nil
+        resume: Digest? = nil,
+        joins: Bool = false
     ) {
         self.run = run
         self.attempt = attempt
@@ -44,6 +47,7 @@ public struct TrainerStart: Codable, Sendable, Hashable {
         self.threads = threads
         self.bind = bind
         self.resume = resume
+        self.joins = joins
     }
 }
 
@@ -105,6 +109,8 @@ public enum TrainerCommand: Codable, Sendable, Hashable {
     case start(TrainerStart)
     /// Give up the generation in force and join this one.
     case generation(GenerationPlan)
+    /// The state to begin with, for a member that joined in that generation; its files lie in the host's store.
+    case state(generation: Int, manifest: Digest)
     /// End now; nothing more is saved.
     case stop
 }
@@ -186,7 +192,7 @@ public struct EpochMetric: Codable, Sendable, Hashable {
 /// What a trainer tells its agent, and the agent its coordinator.
 public enum TrainerReport: Codable, Sendable, Hashable {
     /// Data loaded, waiting for a generation at this address.
-    case listening(address: String, parameters: Int, trainingSamples: Int, stepsPerEpoch: Int)
+    case listening(address: String, trainingSamples: Int, stepsPerEpoch: Int)
     /// All links of the generation are up.
     case joined(generation: Int)
     /// The generation can't go on: another member is gone, or says nothing.
@@ -199,6 +205,8 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case worked(steps: Int, lanes: LaneSet)
     /// A checkpoint lies verified in the host's store.
     case checkpoint(manifest: Digest, weights: Digest, size: Int64, metric: EpochMetric)
+    /// The state before the next operation lies in the host's store, for those who joined in that generation.
+    case state(generation: Int, manifest: Digest)
     /// A checkpoint could not be kept on the host; training goes on.
     case checkpointFailed(epoch: Int, message: String)
     /// The run's last step is committed.

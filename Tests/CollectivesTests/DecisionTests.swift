@@ -46,6 +46,28 @@ struct DecisionTests {
     }
 
     @Test
+    func whoJoinsStandsWhereTheOthersStandAndHasNoWordInIt() throws {
+        let cases: [(states: [MemberState], committed: UInt64)] = [
+            ([state(3), state(3), .joining], 3),  // computed again
+            ([state(3, ready: 3), state(3, ready: 3), .joining], 4),  // all retain: committed
+            ([state(4, ready: 3), state(3, ready: 3), .joining], 4),  // one has committed
+            ([state(3, ready: 3), state(3), .joining], 3),  // one retains in vain
+        ]
+        for (states, committed) in cases {
+            let joined = try Resolution.decide(rank: 2, states: states)
+            #expect(joined.resolution == .recompute)
+            #expect(joined.state == MemberState(committed: committed))
+            for rank in 0...1 {
+                #expect(try Resolution.decide(rank: rank, states: states).state.committed == committed)
+            }
+        }
+        let alone = #expect(throws: CollectivesError.self) {
+            try Resolution.decide(rank: 0, states: [.joining, .joining])
+        }
+        #expect(alone?.code == .diverged)
+    }
+
+    @Test
     func historiesThatDontFitAreNamed() {
         let cases: [([MemberState], [Int])] = [
             ([state(5), state(3, ready: 3)], [1]),  // two behind

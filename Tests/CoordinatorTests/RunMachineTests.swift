@@ -55,6 +55,54 @@ import Wire
         #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFF)
     }
 
+    @Test func aHostThatComesGetsLanesOnceItListens() throws {
+        var machine = try running(["a", "a"], lanes: 4)
+        #expect(machine.handle(.joining(member: 2, host: "b"), now: start).isEmpty)
+        let next = try plan(machine.handle(.listening(member: 2, address: "x:7"), now: start))
+        #expect(next.number == 2)
+        #expect(next.members.map(\.member) == [0, 1, 2])
+        #expect(next.members.allSatisfy { !$0.lanes.isEmpty })
+        #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xF)
+    }
+
+    @Test func aHostThatFailsBeforeItWorkedIsMissedByNobody() throws {
+        var machine = try running(["a"], lanes: 4)
+        _ = machine.handle(.joining(member: 1, host: "b"), now: start)
+        #expect(machine.handle(.failed(member: 1, message: "no kernels", hint: nil), now: start).isEmpty)
+        let actions = machine.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(actions == [.interrupt(reason: "a: trainer 0 ended, killed by signal 9")])
+    }
+
+    @Test func aMemberWithoutTheStateCannotCarryTheRunOn() throws {
+        var machine = try running(["a"], lanes: 4)
+        _ = machine.handle(.joining(member: 1, host: "b"), now: start)
+        _ = machine.handle(.listening(member: 1, address: "x:7"), now: start)
+        let lost = RunMachine.Event.exited(member: 0, end: ProcessEnd(.signalled(9)))
+        let reason = "a: trainer 0 ended, killed by signal 9"
+        #expect(machine.handle(lost, now: start) == [.interrupt(reason: reason)])
+        var supplied = try running(["a"], lanes: 4)
+        _ = supplied.handle(.joining(member: 1, host: "b"), now: start)
+        _ = supplied.handle(.listening(member: 1, address: "x:7"), now: start)
+        _ = supplied.handle(.supplied(member: 1), now: start)
+        #expect(try plan(supplied.handle(lost, now: start)).members.map(\.member) == [1])
+    }
+
+    @Test func theLanesOfAHostThatLeavesGoToTheOthersBeforeItsTrainersEnd() throws {
+        var machine = try running(["a", "b", "b"], lanes: 4)
+        let actions = machine.handle(.leave(host: "b"), now: start)
+        guard case .announce(let next, let reason)? = actions.first else {
+            throw TestFailure("no generation first in \(actions)")
+        }
+        #expect(reason == "b left")
+        #expect(next.members.map(\.member) == [0])
+        #expect(
+            actions.dropFirst() == [
+                .expel(member: 1, reason: "b leaves the run"), .expel(member: 2, reason: "b leaves the run"),
+            ]
+        )
+        #expect(machine.handle(.exited(member: 1, end: ProcessEnd(.signalled(9))), now: start).isEmpty)
+    }
+
     @Test func aSilentMemberIsExpelledAndTheOthersGoOn() throws {
         var machine = try running(["a", "b", "c"])
         let actions = machine.handle(

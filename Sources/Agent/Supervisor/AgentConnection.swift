@@ -76,6 +76,9 @@ struct AgentConnection: Sendable {
         case .generation(let plan):
             agent.runs.announce(plan)
             try reply(.done)
+        case .state(let run, let member, let generation, let manifest):
+            agent.runs.supply(run: run, member: member, .state(generation: generation, manifest: manifest))
+            try reply(.done)
         case .expel(let run, let member):
             agent.runs.expel(run: run, member: member)
             try reply(.done)

@@ -139,6 +139,13 @@ final class RunSupervisor: Sendable {
         for channel in channels { try? channel.send(TrainerCommand.generation(plan)) }
     }
 
+    /// Passes one trainer what it waits for.
+    func supply(run: RunID, member: Int, _ command: TrainerCommand) {
+        let trainer = state.withLock { $0.runs[run]?.trainers[member] }
+        // A trainer that just died can't be told; its end is reported by itself.
+        if let trainer, trainer.end == nil { try? trainer.channel.send(command) }
+    }
+
     /// Kills one trainer.
     func expel(run: RunID, member: Int) {
         state.withLock { state in
@@ -250,7 +257,7 @@ final class RunSupervisor: Sendable {
     private func record(_ start: TrainerStart, _ report: TrainerReport) {
         let (spool, listeners) = state.withLock { state -> (EventSpool?, [DispatchSemaphore]) in
             switch report {
-            case .listening(let address, _, _, _):
+            case .listening(let address, _, _):
                 state.runs[start.run]?.trainers[start.member]?.address = address
             case .finished: state.runs[start.run]?.trainers[start.member]?.isFinished = true
             default: break

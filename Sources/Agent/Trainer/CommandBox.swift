@@ -7,7 +7,8 @@ internal import Wire
 final class CommandBox: Sendable {
     private struct State {
         var generation: GenerationPlan?
-        var isStopped = false
+        /// The state to begin with, and the generation that it belongs to.
+        var joined: (generation: Int, manifest: Digest)?
         var interrupt: (@Sendable () -> Void)?
     }
 
@@ -23,6 +24,22 @@ final class CommandBox: Sendable {
         }
         interrupt?()
         changed.signal()
+    }
+
+    /// The state to begin with has come.
+    func put(state manifest: Digest, generation: Int) {
+        state.withLock { $0.joined = (generation, manifest) }
+        changed.signal()
+    }
+
+    /// Waits for the state that belongs to a generation; nil when a newer generation came first.
+    func waitForState(of generation: Int) -> Digest? {
+        while true {
+            let (joined, newest) = state.withLock { ($0.joined, $0.generation?.number ?? 0) }
+            if newest > generation { return nil }
+            if let joined, joined.generation == generation { return joined.manifest }
+            changed.wait()
+        }
     }
 
     /// What to call when a newer generation comes.

@@ -18,23 +18,32 @@ final class NetworkExchange: GradientExchange {
     private var memberState: MemberState
     /// A loss that was told and to which no generation has answered.
     private var unheard: TrainerReport?
+    /// Keeps a state in the host's store.
+    private let keep: (Checkpoint) throws -> Digest
 
     private(set) var lanes = LaneSet()
 
-    /// - Parameter committed: operations that the checkpoint we begin with has behind it.
+    /// True when somebody joined in this generation and this member gives the state.
+    private(set) var wantsState = false
+
+    /// - Parameters:
+    ///   - committed: operations that the checkpoint we begin with has behind it.
+    ///   - keep: puts a state into the host's store and gives its manifest.
     init(
         start: TrainerStart,
         endpoint: Endpoint,
         commands: CommandBox,
         committed: UInt64,
-        report: @escaping @Sendable (TrainerReport) -> Void
+        report: @escaping @Sendable (TrainerReport) -> Void,
+        keep: @escaping (Checkpoint) throws -> Digest
     ) {
         self.start = start
         laneCount = start.record.spec.lanes
         self.endpoint = endpoint
         self.commands = commands
         self.report = report
-        memberState = MemberState(committed: committed)
+        self.keep = keep
+        memberState = start.joins ? .joining : MemberState(committed: committed)
     }
 
     /// True when this member speaks for its generation.
@@ -45,6 +54,45 @@ final class NetworkExchange: GradientExchange {
     /// Waits for the first generation and joins it.
     func join() throws {
         _ = try enterNextGeneration()
+    }
+
+    /// Joins a run in progress: enters a generation with the others and waits for the state that belongs to it.
+    ///
+    /// The others wait for this member's part of the next operation meanwhile; the group's own thread shows that it lives.
+    /// - Returns: the state's manifest.
+    func joinLate() throws -> Digest {
+        while true {
+            _ = try enterNextGeneration()
+            let number = plan?.number ?? 0
+            if let manifest = commands.waitForState(of: number) { return manifest }
+            commands.onInterrupt(nil)
+            group?.close()
+            group = nil
+        }
+    }
+
+    /// The next operation, as the others count.
+    var nextOperation: UInt64? { group?.memberState.committed }
+
+    func take(state: Checkpoint) throws {
+        wantsState = false
+        guard let plan else { return }
+        do {
+            report(.state(generation: plan.number, manifest: try keep(state)))
+        } catch {
+            // Whoever joined would wait in vain, and the run with it: it goes on without them.
+            let why = (error as? any ExplainedError)?.message ?? "\(error)"
+            for rank in group?.joiners ?? [] {
+                report(
+                    .peerLost(
+                        generation: plan.number,
+                        member: plan.members[rank].member,
+                        isSilent: true,
+                        reason: "the state for it could not be kept: \(why)"
+                    )
+                )
+            }
+        }
     }
 
     /// Leaves the group; the others see the links end.
@@ -140,6 +188,8 @@ final class NetworkExchange: GradientExchange {
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group
                 lanes = plan.members[rank].lanes
+                let giver = plan.members.indices.first { !group.joiners.contains($0) }
+                wantsState = !group.joiners.isEmpty && giver == rank
                 if commands.newest > plan.number { group.abort("a newer generation was announced") }
                 report(.joined(generation: plan.number))
                 return group.resolution

@@ -57,16 +57,14 @@ enum TrainerProgram {
                 seed: spec.seed
             )
         )
-        let resume = try start.resume.map { manifest in
-            try CheckpointState.read(
-                files: try readAll(manifest, from: store)
-            )
-        }
+        var resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
         let commands = CommandBox()
         OSThread.start(name: "commands") {
             while let frame = try? channel.receive() {
                 switch try? MessageCoding.decode(TrainerCommand.self, from: frame.payload) {
                 case .generation(let plan): commands.put(plan)
+                case .state(let generation, let manifest):
+                    commands.put(state: manifest, generation: generation)
                 case .stop: exit(0)
                 case .start, nil: break
                 }
@@ -79,8 +77,24 @@ enum TrainerProgram {
             endpoint: endpoint,
             commands: commands,
             committed: resume?.nextOperation ?? 0,
-            report: report
+            report: report,
+            keep: { state in
+                let files = try state.files.map { try store.add($0.bytes, name: $0.name) }
+                return try store.putManifest(kind: "state", files: files)
+            }
         )
+        let ready = TrainerReport.listening(
+            address: endpoint.address,
+            trainingSamples: split.training.count,
+            stepsPerEpoch: samples.stepsPerEpoch
+        )
+        if start.joins {
+            report(ready)
+            resume = try CheckpointState.read(files: try readAll(try exchange.joinLate(), from: store))
+            guard resume?.nextOperation == exchange.nextOperation else {
+                throw AgentError("the state that came is not that of the next step", exitCode: .bug)
+            }
+        }
         let writer = CheckpointWriter(store: store, report: report)
         let reporter = TrainerReporter(
             exchange: exchange,
@@ -96,15 +110,10 @@ enum TrainerProgram {
             observer: reporter,
             resume: resume
         )
-        report(
-            .listening(
-                address: endpoint.address,
-                parameters: loop.model.parameterCount,
-                trainingSamples: split.training.count,
-                stepsPerEpoch: samples.stepsPerEpoch
-            )
-        )
-        try exchange.join()
+        if !start.joins {
+            report(ready)
+            try exchange.join()
+        }
         try loop.run()
         reporter.flush()
         writer.finish()

@@ -159,7 +159,8 @@ enum Handshake {
 
     private static func write(_ state: MemberState, to writer: inout ByteWriter) {
         writer.write(state.committed)
-        writer.write(UInt64(state.ready == nil ? 0 : 1))
+        // Bit 0: a result follows; bit 1: the member joins.
+        writer.write(UInt64(state.ready == nil ? 0 : 1) | (state.isJoining ? 2 : 0))
         writer.write(state.ready?.operation ?? 0)
         writer.write(raw: state.ready?.digest.raw ?? Array(repeating: 0, count: 32))
     }
@@ -168,8 +169,9 @@ enum Handshake {
         var reader = ByteReader(bytes)
         guard let committed = try? reader.read(UInt64.self), let flag = try? reader.read(UInt64.self),
             let operation = try? reader.read(UInt64.self), let digest = try? reader.readDigest(),
-            committed < UInt64.max / 2, operation < UInt64.max / 2, flag <= 1
+            committed < UInt64.max / 2, operation < UInt64.max / 2, flag <= 2
         else { return nil }
+        if flag == 2 { return .joining }
         return MemberState(
             committed: committed,
             ready: flag == 1 ? MemberState.Ready(operation: operation, digest: digest) : nil

@@ -23,11 +23,21 @@ public struct MemberState: Hashable, Sendable {
     /// Its operation is `committed` while the others' word is missing (the result is retained), `committed - 1`
     /// after the commit, and something older never.
     public var ready: Ready?
+    /// True for a member that enters a run in progress and has nothing yet: it takes the others' count, and one of them
+    /// gives it the state that belongs to it.
+    public var isJoining = false
 
     /// A member that starts, or one that is described to others.
     public init(committed: UInt64 = 0, ready: Ready? = nil) {
         self.committed = committed
         self.ready = ready
+    }
+
+    /// A member that enters a run in progress.
+    public static var joining: MemberState {
+        var state = MemberState()
+        state.isJoining = true
+        return state
     }
 
     /// The result that waits for the others' word.
@@ -56,17 +66,27 @@ public enum Resolution: Hashable, Sendable {
     /// committed an operation, everybody else retained its result; and when all of this generation retain it, it is
     /// safe to commit whoever was lost.
     ///
+    /// Members that join have no word in it; afterwards they stand where the others stand.
+    ///
     /// - Parameter states: one a member, in rank order.
     /// - Returns: what this member does, and its state after that.
-    /// - Throws: ``CollectivesError`` `.diverged`, with the ranks that don't fit.
+    /// - Throws: ``CollectivesError`` `.diverged`, with the ranks that don't fit, or all of them when all join.
     static func decide(
         rank: Int,
         states: [MemberState]
     ) throws(CollectivesError) -> (resolution: Resolution, state: MemberState) {
-        let newest = states.map(\.committed).max() ?? 0
+        let known = states.filter { !$0.isJoining }
+        guard !known.isEmpty else {
+            throw CollectivesError(
+                .diverged,
+                "all members join: nobody has the state of the run",
+                ranks: Array(states.indices)
+            )
+        }
+        let newest = known.map(\.committed).max() ?? 0
         let behind = states.indices.filter { rank in
             let state = states[rank]
-            if state.committed == newest { return false }
+            if state.isJoining || state.committed == newest { return false }
             return state.committed + 1 != newest || state.retained == nil
         }
         if !behind.isEmpty {
@@ -92,8 +112,9 @@ public enum Resolution: Hashable, Sendable {
             }
         }
         var mine = states[rank]
+        let allRetain = known.allSatisfy { $0.committed == newest && $0.retained != nil }
+        if mine.isJoining { return (.recompute, MemberState(committed: allRetain ? newest + 1 : newest)) }
         let someoneCommitted = mine.committed < newest
-        let allRetain = states.allSatisfy { $0.committed == newest && $0.retained != nil }
         guard someoneCommitted || allRetain else { return (.recompute, mine) }
         mine.commit()
         return (.commitReady, mine)

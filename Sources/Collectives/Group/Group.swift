@@ -56,6 +56,8 @@ public final class Group: Sendable {
     public let memberCount: Int
     /// How this generation starts.
     public let resolution: Resolution
+    /// The ranks that joined without the run's state: the first of the others gives it to them.
+    public let joiners: [Int]
 
     private let plan: GroupPlan
     private let shared: GroupShared
@@ -129,14 +131,27 @@ public final class Group: Sendable {
                     CommLoop(plan, shared, links, onFailure).run()
                 }
             }
-            return Group(plan: plan, shared: shared, thread: thread, resolution: decided.resolution)
+            return Group(
+                plan: plan,
+                shared: shared,
+                thread: thread,
+                resolution: decided.resolution,
+                joiners: states.indices.filter { states[$0].isJoining }
+            )
         } catch {
             met.values.forEach { $0.link.close() }
             throw error
         }
     }
 
-    private init(plan: GroupPlan, shared: GroupShared, thread: CommThread?, resolution: Resolution) {
+    private init(
+        plan: GroupPlan,
+        shared: GroupShared,
+        thread: CommThread?,
+        resolution: Resolution,
+        joiners: [Int]
+    ) {
+        self.joiners = joiners
         self.plan = plan
         self.shared = shared
         self.thread = thread

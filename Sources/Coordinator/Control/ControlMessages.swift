@@ -19,8 +19,8 @@ public enum ControlRequest: Codable, Sendable {
     case predict(host: String?, values: [Float])
     /// How the hosts are.
     case status
-    /// End agents and coordinator.
-    case down(wipe: Bool)
+    /// End agents and coordinator; with `hosts` the agents of these hosts only, and the run goes on without them.
+    case down(wipe: Bool, hosts: [String])
 }
 
 /// What `coord up` hands over.
@@ -31,6 +31,10 @@ public struct UpRequest: Codable, Sendable {
     public var path: String
     /// False: bring the hosts up and leave it at that.
     public var submits: Bool
+    /// Only these hosts, which then help the run that is on; empty = all.
+    public var hosts: [String]
+    /// False: even hosts that are named take no part in the run that is on.
+    public var joins: Bool
     /// Fingerprints that a person has accepted, by host.
     public var trusted: [String: String]
     /// Pin keys that were never seen before without asking.
@@ -45,6 +49,8 @@ public struct UpRequest: Codable, Sendable {
         fileText: String,
         path: String,
         submits: Bool = true,
+        hosts: [String] = [],
+        joins: Bool = true,
         trusted: [String: String] = [:],
         acceptsNewHostKeys: Bool = false,
         who: String,
@@ -53,6 +59,8 @@ public struct UpRequest: Codable, Sendable {
         self.fileText = fileText
         self.path = path
         self.submits = submits
+        self.hosts = hosts
+        self.joins = joins
         self.trusted = trusted
         self.acceptsNewHostKeys = acceptsNewHostKeys
         self.who = who

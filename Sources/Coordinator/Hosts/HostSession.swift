@@ -6,9 +6,15 @@ internal import Synchronization
 internal import Wire
 
 /// How far a host is on its way into the cluster.
-public enum HostPhase: String, Codable, Sendable, Hashable {
+public enum HostPhase: String, Codable, Sendable, Hashable, CaseIterable {
+    /// In the cluster file, not asked for yet.
+    case idle
+    /// Turning its name into addresses.
+    case resolve
     /// Making the SSH connection.
     case connect
+    /// Judging its key, and showing ours.
+    case trust
     /// Looking at what the machine is.
     case probe
     /// Sending the worker program.
@@ -25,6 +31,9 @@ public enum HostPhase: String, Codable, Sendable, Hashable {
     case lost
     /// Its agent has ended, as `coord down` asked.
     case down
+
+    /// Its place on the way up.
+    fileprivate var order: Int { Self.allCases.firstIndex(of: self) ?? 0 }
 }
 
 /// Brings one host up, keeps the conversation with its agent, and makes it anew when it breaks.
@@ -34,6 +43,8 @@ final class HostSession: Sendable {
     /// What the coordinator hears of a host.
     enum News: Sendable {
         case phase(HostPhase, detail: String)
+        /// What the machine is; nothing is known of one whose login runs the bridge alone.
+        case facts(HostFacts)
         case up(AgentStatus)
         case failed(HostPhase, message: String, hint: String?, exitCode: ExitCode)
         case lost(reason: String)
@@ -42,7 +53,7 @@ final class HostSession: Sendable {
 
     private struct State {
         var host: (any Host)?
-        var route: Route?
+        var facts: HostFacts?
         /// The worker program there, as the host's shell sees it.
         var program = ""
         var client: AgentClient?
@@ -87,16 +98,10 @@ final class HostSession: Sendable {
         }
     }
 
-    /// The two ends of the SSH connection, as the host sees them.
-    struct Route: Sendable {
-        var client: String
-        var host: String
-    }
-
     var name: String { spec.name }
 
     /// How the host sees our connection; nil before it is up, and for this machine.
-    var route: Route? { state.withLock { $0.route } }
+    var route: HostFacts.Route? { state.withLock { $0.facts?.route } }
 
     /// The agent's folder as the host's shell sees it.
     private var remoteRoot: String { (spec.directory ?? "~/.coord") + "/" + workspace.clusterID }
@@ -178,35 +183,22 @@ final class HostSession: Sendable {
     /// Connects, brings worker and agent, and follows the agent's events.
     func bringUp() {
         jobs.put { [self] in
-            var phase = HostPhase.connect
+            let phase = Mutex(HostPhase.idle)
             do {
                 if state.withLock({ $0.client != nil || $0.isClosed }) { return }
-                let enter: (HostPhase, String) -> Void = { [self] next, detail in
-                    phase = next
-                    post(name, .phase(next, detail: detail))
+                // Later connections of a host that is up go through the first phases again; that is no news.
+                let enter: @Sendable (HostPhase, String) -> Void = { [self] next, detail in
+                    let isForward = phase.withLock { phase in
+                        guard next.order >= phase.order else { return false }
+                        defer { phase = next }
+                        return next != phase || !detail.isEmpty
+                    }
+                    if isForward { post(name, .phase(next, detail: detail)) }
                 }
-                enter(.connect, spec.address)
-                let host = try connect()
-                enter(.probe, "")
-                let triple = try probe(host)
-                let worker = try workspace.worker(triple)
-                let program = "\(remoteRoot)/bin/coord-worker-\(worker.digest.short)"
-                let there = try host.run("test -x \(shell(program))")
-                if !there.exit.isSuccess {
-                    enter(.push, "\(worker.size)")
-                    try push(worker, to: program, over: host)
-                }
-                enter(.start, "")
-                let started = try host.run(
-                    "\(shell(program)) start --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID)",
-                    input: []
-                )
-                guard started.exit.isSuccess else { throw agentDidNotStart(started) }
+                let host = connect(enter)
+                state.withLock { $0.host = host }
+                if let facts = try probe(host, enter) { try install(facts, on: host, enter) }
                 enter(.link, "")
-                state.withLock { state in
-                    state.host = host
-                    state.program = program
-                }
                 let client = try openClient(host)
                 guard case .status(let status) = try client.call(.status) else {
                     throw CoordinatorError("\(name): the agent did not say how it is", exitCode: .bug)
@@ -214,8 +206,9 @@ final class HostSession: Sendable {
                 state.withLock { $0.client = client }
                 post(name, .up(status))
                 try followEvents(host)
+                if !spec.isLocal { lookCloser(host) }
             } catch {
-                let error = explained(error)
+                let explained = explained(error)
                 state.withLock { state in
                     state.client?.channel.close()
                     state.bulk?.channel.close()
@@ -224,45 +217,94 @@ final class HostSession: Sendable {
                     state.bulk = nil
                     state.host = nil
                 }
-                post(name, .failed(phase, message: error.message, hint: error.hint, exitCode: error.exitCode))
+                post(
+                    name,
+                    .failed(
+                        phase.withLock(\.self),
+                        message: explained.message,
+                        hint: explained.hint,
+                        exitCode: explained.exitCode
+                    )
+                )
             }
         }
     }
 
-    private func connect() throws -> any Host {
+    /// Prepares the way to the host; the connection is made with the first command.
+    private func connect(_ enter: @escaping @Sendable (HostPhase, String) -> Void) -> any Host {
         state.withLock { state in
             state.bulk?.channel.close()
             state.bulk = nil
             state.host?.close()
         }
         if spec.isLocal { return LocalHost(name: name) }
-        return SSHHost(workspace.endpoint(spec), policy: trust)
+        return SSHHost(workspace.endpoint(spec), policy: trust) { phase in
+            switch phase {
+            case .resolve: enter(.resolve, "")
+            case .connect: enter(.connect, "")
+            default: enter(.trust, "")
+            }
+        }
     }
 
-    private func probe(_ host: any Host) throws -> String {
-        let result = try host.run("uname -sm; echo \"route $SSH_CONNECTION\"")
-        let lines = result.text.split(separator: "\n").map { $0.split(separator: " ").map(String.init) }
-        guard result.exit.isSuccess, lines.count >= 2, lines[0].count == 2, lines[0][0] == "Linux" else {
-            throw CoordinatorError(
-                "\(name): not a Linux machine that answers uname (\(result.text.prefix(100)))",
-                exitCode: .unreachable
-            )
+    /// Looks at what the machine is; nil when its login runs our bridge and nothing else.
+    ///
+    /// - Throws: ``CoordinatorError`` when no worker can run there.
+    private func probe(
+        _ host: any Host,
+        _ enter: (HostPhase, String) -> Void
+    ) throws -> HostFacts? {
+        let command = HostFacts.quickCommand(root: shell(remoteRoot), cluster: workspace.clusterID)
+        let begin = Machine.unixTime
+        let result = try host.run(command)
+        enter(.probe, "")
+        // A key that is restricted to the bridge runs it whatever is asked.
+        if result.text.contains(bridgeSentinel.dropLast()) { return nil }
+        var facts = HostFacts()
+        facts.take(result.text, begin: begin, end: Machine.unixTime)
+        if let obstacle = facts.obstacle(host: name, root: remoteRoot) { throw obstacle }
+        state.withLock { $0.facts = facts }
+        post(name, .facts(facts))
+        return facts
+    }
+
+    /// Sees to it that the worker of the machine's kind is there and its agent runs.
+    private func install(
+        _ facts: HostFacts,
+        on host: any Host,
+        _ enter: (HostPhase, String) -> Void
+    ) throws {
+        let worker = try workspace.worker(facts.triple)
+        let file = "coord-worker-\(worker.digest.short)"
+        let program = "\(remoteRoot)/bin/\(file)"
+        if !facts.workers.contains(file) {
+            enter(.push, "\(worker.size)")
+            try push(worker, to: program, over: host)
         }
-        if lines[1].count == 5 {
-            state.withLock { $0.route = Route(client: lines[1][1], host: lines[1][3]) }
+        enter(.start, "")
+        let started = try host.run(
+            "\(shell(program)) start --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID)",
+            input: []
+        )
+        guard started.exit.isSuccess else { throw agentDidNotStart(started) }
+        state.withLock { $0.program = program }
+    }
+
+    /// Asks what takes seconds, once the host is ready: nobody waits for it.
+    private func lookCloser(_ host: any Host) {
+        guard let seen = state.withLock({ $0.facts }), seen.gpus == nil else { return }
+        OSThread.start(name: "probe-\(name)") { [self] in
+            var facts = seen
+            let command = HostFacts.slowCommand(python: shell(spec.python ?? "python3"))
+            // A host that does not answer this in time works all the same.
+            guard let result = try? host.run(command, input: [], timeout: .seconds(20)) else { return }
+            facts.take(result.text, begin: 0, end: 0)
+            state.withLock { $0.facts = facts }
+            post(name, .facts(facts))
         }
-        return "\(lines[0][1])-unknown-linux-gnu"
     }
 
     private func push(_ worker: WorkerBinary, to program: String, over host: any Host) throws {
-        let made = try host.run("umask 077; mkdir -p \(shell(remoteRoot + "/bin"))")
-        guard made.exit.isSuccess else {
-            throw CoordinatorError(
-                "\(name): cannot create \(remoteRoot): \(made.errorText)",
-                hint: "set dir: of the host to a folder that can be written",
-                exitCode: .cannotWrite
-            )
-        }
         try host.upload(worker.path, to: program, mode: 0o755) { [self] sent in
             post(name, .phase(.push, detail: "\(sent) of \(worker.size)"))
         }
@@ -317,7 +359,7 @@ final class HostSession: Sendable {
     func shutDown(wipe: Bool, done: @escaping @Sendable ((any ExplainedError)?) -> Void) {
         jobs.put { [self] in
             do {
-                let client = try state.withLock({ $0.client }) ?? openClient(connect())
+                let client = try state.withLock({ $0.client }) ?? openClient(connect { _, _ in })
                 state.withLock { $0.isClosed = true }
                 try client.call(.shutdown(wipe: wipe))
                 // The agent is gone when the connection is.

@@ -13,6 +13,8 @@ struct ActiveRun {
     var attempt: Int
     /// The training hosts.
     var hosts: Set<String>
+    /// Hosts that were taken out of the run by hand, until they are brought in again.
+    var left: Set<String> = []
     /// Nil until all trainers were asked to start, or until the hosts said what they do.
     var machine: RunMachine?
     /// Events that came before `machine` was there.

@@ -17,6 +17,8 @@ struct RunMachine: Sendable {
         var host: String
         var state: MemberState = .starting
         var lanes = LaneSet()
+        /// True while the member has nothing of the run: it came while the others were at work.
+        var joins = false
 
         var isActive: Bool { if case .gone = state { false } else { true } }
         var address: String? { if case .listening(let address) = state { address } else { nil } }
@@ -29,6 +31,12 @@ struct RunMachine: Sendable {
         case failed(member: Int, message: String, hint: String?)
         case peerLost(reporter: Int, generation: Int, member: Int?, isSilent: Bool, reason: String)
         case finished(member: Int)
+        /// A trainer was started for a run in progress.
+        case joining(member: Int, host: String)
+        /// A member that joined was given the run's state.
+        case supplied(member: Int)
+        /// A host shall take no part any more.
+        case leave(host: String)
         case tick
     }
 
@@ -61,6 +69,7 @@ struct RunMachine: Sendable {
     private var relinkAt: ContinuousClock.Instant?
     private var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
+    private var lastLoss: String?
     private let makeSecret: @Sendable () -> WireSecret
 
     /// A run that begins.
@@ -129,8 +138,9 @@ struct RunMachine: Sendable {
         case .listening(let number, let address):
             guard members[number]?.state == .starting else { return [] }
             members[number]?.state = .listening(address: address)
+            if generation > 0 { return next("\(members[number]?.host ?? "") joined", rebalances: true) }
             let isComplete = members.values.allSatisfy { $0.state != .starting }
-            return isComplete && generation == 0 ? next("all members are ready") : []
+            return isComplete ? next("all members are ready") : []
         case .exited(let number, let end):
             guard let member = members[number], member.isActive else { return [] }
             if member.state == .finished { return conclude() }
@@ -141,7 +151,8 @@ struct RunMachine: Sendable {
             }
             return lose(number, reason: "\(member.host): trainer \(number) ended, \(end)")
         case .failed(let number, let message, let hint):
-            failure = (message, hint)
+            // One that came while the others worked fails alone.
+            if members[number]?.joins != true { failure = (message, hint) }
             return lose(number, reason: message)
         case .finished(let number):
             guard members[number]?.isActive == true else { return [] }
@@ -156,6 +167,14 @@ struct RunMachine: Sendable {
             if relinkAt == nil { relinkAt = now + Self.relinkPatience }
             suspect = lost.map { ($0, reason) } ?? suspect
             return []
+        case .joining(let number, let host):
+            precondition(members[number] == nil, "member \(number) is not new")
+            members[number] = Member(host: host, joins: generation > 0)
+            return []
+        case .supplied(let number):
+            members[number]?.joins = false
+            return []
+        case .leave(let host): return dismiss(host)
         case .tick:
             guard let relinkAt, now >= relinkAt else { return [] }
             return relink()
@@ -174,10 +193,37 @@ struct RunMachine: Sendable {
         return next("links are made anew: \(suspect?.reason ?? "a link broke")")
     }
 
+    /// The others take over the lanes of a host that leaves; then its trainers end.
+    private mutating func dismiss(_ host: String) -> [Action] {
+        let leaving = members.filter {
+            $0.value.host == host && $0.value.isActive && $0.value.state != .finished
+        }
+        guard !leaving.isEmpty else { return [] }
+        var hadLanes = false
+        for number in leaving.keys {
+            hadLanes = hadLanes || members[number]?.lanes.isEmpty == false
+            members[number]?.state = .gone(reason: "\(host) left")
+            members[number]?.lanes = LaneSet()
+        }
+        let expulsions = leaving.keys.sorted().map {
+            Action.expel(member: $0, reason: "\(host) leaves the run")
+        }
+        let others = members.values.contains { $0.isActive }
+        if generation == 0 {
+            guard others else { return expulsions + conclude() }
+            let isComplete = members.values.allSatisfy { $0.state != .starting }
+            return (isComplete ? next("\(host) left") : []) + expulsions
+        }
+        return (hadLanes ? next("\(host) left") : []) + expulsions
+    }
+
     private mutating func lose(_ number: Int, reason: String) -> [Action] {
-        guard members[number]?.isActive == true else { return [] }
+        guard let member = members[number], member.isActive else { return [] }
         members[number]?.state = .gone(reason: reason)
         members[number]?.lanes = LaneSet()
+        if !member.joins { lastLoss = reason }
+        // One that came later and never worked: nobody misses it.
+        if member.joins, member.state == .starting, generation > 0 { return conclude() }
         if generation == 0 {
             // A trainer that was killed is a lost one; one that ends by itself would do so again.
             let others = members.values.filter(\.isActive)
@@ -187,28 +233,29 @@ struct RunMachine: Sendable {
             isOver = true
             return [.fail(message: failure?.message ?? reason, hint: failure?.hint)]
         }
-        let working = members.values.filter { $0.address != nil }
+        let working = members.values.filter { $0.address != nil && !$0.joins }
         return working.isEmpty ? conclude() : next("lost \(reason)")
     }
 
     /// Says how the run ended once nobody works any more.
     private mutating func conclude() -> [Action] {
-        guard members.values.allSatisfy({ $0.address == nil && $0.state != .starting }) else { return [] }
+        // Who came later and has nothing yet can't carry the run on alone.
+        let isOpen = members.values.contains { !$0.joins && ($0.address != nil || $0.state == .starting) }
+        guard !isOpen else { return [] }
         isOver = true
         if members.values.contains(where: { $0.state == .finished }) { return [.finish] }
         if let failure { return [.fail(message: failure.message, hint: failure.hint)] }
-        let reasons = members.sorted { $0.key < $1.key }.compactMap { _, member -> String? in
-            if case .gone(let reason) = member.state { reason } else { nil }
-        }
-        return [.interrupt(reason: reasons.last ?? "no trainer is left")]
+        return [.interrupt(reason: lastLoss ?? "no trainer is left")]
     }
 
     /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those with the fewest.
-    private mutating func next(_ reason: String) -> [Action] {
+    ///
+    /// - Parameter rebalances: cut all lanes anew, since somebody came.
+    private mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
         let working = members.filter { $0.value.address != nil }.sorted { $0.key < $1.key }
-        guard !working.isEmpty else { return conclude() }
+        guard working.contains(where: { !$0.value.joins }) else { return conclude() }
         let lanes =
-            generation == 0
+            generation == 0 || rebalances
             ? LanePlanner.assign(laneCount: laneCount, weights: working.map { _ in 1 })
             : LanePlanner.reassign(held: working.map(\.value.lanes), laneCount: laneCount)
         for number in members.keys { members[number]?.lanes = LaneSet() }

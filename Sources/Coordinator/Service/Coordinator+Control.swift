@@ -15,7 +15,7 @@ struct BringUp {
     var request: UpRequest
     var peer: ControlPeer
     var waiting: Set<String>
-    var failure: CoordinatorError?
+    var failures: [String: CoordinatorError] = [:]
 }
 
 // What commands ask.
@@ -36,7 +36,7 @@ extension Coordinator {
                     )
                 }
                 peer.finish()
-            case .down(let wipe): down(wipe: wipe, peer)
+            case .down(let wipe, let hosts): try down(wipe: wipe, hosts: hosts, peer)
             }
         } catch {
             peer.finish(explained(error))
@@ -47,6 +47,7 @@ extension Coordinator {
 
     private func up(_ request: UpRequest, _ peer: ControlPeer) throws {
         let file = try ClusterFile.parse(text: request.fileText, path: request.path)
+        if !request.hosts.isEmpty { return try up(only: request, file, peer) }
         if let active {
             // Whoever only needs the hosts gets those of the run.
             guard request.submits else { return wait(request, peer) }
@@ -54,7 +55,8 @@ extension Coordinator {
             guard isSame else {
                 throw CoordinatorError(
                     "run \(active.id) (\(active.record.spec.name)) of \(active.who) is on",
-                    hint: "coord run attach follows it, coord run stop ends it; or try again when it is over",
+                    hint: "coord run attach follows it, coord run stop ends it, coord up HOST adds a host; "
+                        + "or try again when it is over",
                     exitCode: .locked
                 )
             }
@@ -77,11 +79,52 @@ extension Coordinator {
         wait(request, peer)
     }
 
-    private func wait(_ request: UpRequest, _ peer: ControlPeer) {
-        bringUps.append(BringUp(request: request, peer: peer, waiting: Set(hosts.keys)))
-        for entry in hosts.values {
+    /// Brings some hosts up; those that train help the run that is on.
+    private func up(only request: UpRequest, _ file: ClusterFile, _ peer: ControlPeer) throws {
+        let unknown = request.hosts.filter { file.host($0) == nil }
+        guard unknown.isEmpty else {
+            throw CoordinatorError(
+                "\(request.path): unknown host \(unknown.joined(separator: ", "))",
+                hint: "the file names \(file.hosts.map(\.name).joined(separator: ", "))",
+                exitCode: .badInput
+            )
+        }
+        if let active, request.joins {
+            // The run's file may have gained hosts; whatever else decides the run must be as it was.
+            guard let old = self.file, old.run == file.run, old.dataset == file.dataset,
+                old.kernels == file.kernels
+            else {
+                throw CoordinatorError(
+                    "run \(active.id) is on, and the file now describes another one",
+                    hint: "bring the hosts in with the run's own file, changed in `hosts:` only",
+                    exitCode: .locked
+                )
+            }
+            let text = Digest(of: request.fileText)
+            if text != active.clusterFile {
+                self.active?.clusterFile = text
+                write {
+                    try $0.updateRun(active.id) { row in
+                        row.fileText = request.fileText
+                        row.clusterFile = text
+                    }
+                }
+            }
+            for host in request.hosts { self.active?.left.remove(host) }
+        }
+        workspace.forgetWorkers()
+        use(file, trust: HostTrust(request))
+        wait(request, peer, for: Set(request.hosts))
+    }
+
+    private func wait(_ request: UpRequest, _ peer: ControlPeer, for names: Set<String>? = nil) {
+        let names = names ?? Set(hosts.keys)
+        bringUps.append(BringUp(request: request, peer: peer, waiting: names))
+        for name in names.sorted() {
+            guard let entry = hosts[name] else { continue }
             if entry.phase == .ready {
-                arrived(entry.spec.name, failure: nil)
+                peer.send(.host(HostEvent(host: name, phase: .ready, detail: detail(entry))))
+                arrived(name, failure: nil)
             } else {
                 entry.session.bringUp()
             }
@@ -92,19 +135,39 @@ extension Coordinator {
     func arrived(_ host: String, failure: CoordinatorError?) {
         for index in bringUps.indices where bringUps[index].waiting.contains(host) {
             bringUps[index].waiting.remove(host)
-            if let failure, bringUps[index].failure == nil { bringUps[index].failure = failure }
+            if let failure { bringUps[index].failures[host] = failure }
         }
         let complete = bringUps.filter(\.waiting.isEmpty)
         bringUps.removeAll(where: \.waiting.isEmpty)
-        for bringUp in complete {
-            if let failure = bringUp.failure {
-                bringUp.peer.finish(failure)
-            } else if bringUp.request.submits, file?.run != nil {
-                submit(bringUp.request, bringUp.peer)
-            } else {
-                bringUp.peer.finish()
-            }
+        for bringUp in complete { conclude(bringUp) }
+    }
+
+    /// All hosts of a command have come as far as they come.
+    private func conclude(_ bringUp: BringUp) {
+        let failure = Self.summary(of: bringUp.failures, among: file?.hosts.map(\.name) ?? [])
+        guard bringUp.request.submits, bringUp.request.hosts.isEmpty, file?.run != nil else {
+            // A host that comes alone helps the run that is on.
+            let refusals = bringUp.request.joins ? bringUp.request.hosts.compactMap { join($0) } : []
+            return bringUp.peer.finish(failure ?? refusals.first)
         }
+        guard let failure else { return submit(bringUp.request, bringUp.peer) }
+        let ready = trainingHosts.count { hosts[$0.name]?.phase == .ready }
+        guard let quorum = file?.quorum, ready >= quorum else { return bringUp.peer.finish(failure) }
+        bringUp.peer.send(
+            .note("\(ready) of \(trainingHosts.count) training hosts are ready, enough for quorum: \(quorum)")
+        )
+        submit(bringUp.request, bringUp.peer)
+    }
+
+    /// One error for all hosts that failed: the first in file order leads.
+    static func summary(of failures: [String: CoordinatorError], among names: [String]) -> CoordinatorError? {
+        let failed = names.compactMap { failures[$0] }
+        guard var first = failed.first ?? failures.values.first else { return nil }
+        guard failed.count > 1 else { return first }
+        first.message =
+            "\(failed.count) of \(names.count) hosts are not ready: "
+            + failed.map(\.message).joined(separator: "; ")
+        return first
     }
 
     // MARK: Following
@@ -165,17 +228,26 @@ extension Coordinator {
 
     // MARK: down
 
-    private func down(wipe: Bool, _ peer: ControlPeer) {
-        if let active { end(active.id, as: .stopped, message: "coord down") }
-        log("down", wipe ? "agents end and their data is removed" : "agents end")
-        var waiting = Set(hosts.keys)
-        guard !waiting.isEmpty else { return finishDown(peer, failure: nil) }
-        let group = DownGroup(waiting: waiting)
-        waiting = []
-        for (name, entry) in hosts {
+    private func down(wipe: Bool, hosts names: [String], _ peer: ControlPeer) throws {
+        let isAll = names.isEmpty
+        if isAll {
+            if let active { end(active.id, as: .stopped, message: "coord down") }
+        } else {
+            for name in names { try leave(name) }
+        }
+        let chosen = hosts.filter { isAll || names.contains($0.key) }
+        let what = isAll ? "agents end" : "the agents on \(names.joined(separator: ", ")) end"
+        log("down", wipe ? "\(what) and their data is removed" : what)
+        let finish: @Sendable (Coordinator, (any ExplainedError)?) -> Void = { coordinator, failure in
+            if isAll { coordinator.finishDown(peer, failure: failure) } else { peer.finish(failure) }
+        }
+        guard !chosen.isEmpty else { return finish(self, nil) }
+        let group = DownGroup(waiting: Set(chosen.keys))
+        for (name, entry) in chosen {
             entry.session.shutDown(wipe: wipe) { [mailbox] failure in
                 mailbox.put(
                     .resume { coordinator in
+                        coordinator.moved(name, failure == nil ? .down : .failed, failure?.message ?? "")
                         peer.send(
                             .host(
                                 HostEvent(
@@ -186,7 +258,7 @@ extension Coordinator {
                             )
                         )
                         guard let result = group.done(name, failure) else { return }
-                        coordinator.finishDown(peer, failure: result.failure)
+                        finish(coordinator, result.failure)
                     }
                 )
             }
@@ -204,6 +276,7 @@ extension Coordinator {
             "\(status.cores) cores", "\(ByteCount(status.memory))", status.kernels?.rawValue ?? "no kernels",
         ]
         if let live = status.serve?.live { words.append("serves \(live.model)@\(live.version)") }
+        words += entry.facts?.remarks ?? []
         return words.joined(separator: ", ")
     }
 }

@@ -135,7 +135,7 @@ extension Coordinator {
                 host: host,
                 time: event.time
             )
-        case .listening, .joined, .finished: break
+        case .listening, .joined, .state, .finished: break
         }
     }
 
@@ -143,7 +143,7 @@ extension Coordinator {
     func follow(_ event: AgentEvent, from host: String) {
         guard let active else { return }
         switch event.report {
-        case .listening(let address, _, _, _): feed(.listening(member: event.member, address: address))
+        case .listening(let address, _, _): feed(.listening(member: event.member, address: address))
         case .peerLost(let generation, let member, let isSilent, let reason):
             feed(
                 .peerLost(
@@ -182,6 +182,7 @@ extension Coordinator {
         case .checkpointFailed(let epoch, let message):
             if epoch == active.record.spec.epochs { self.active?.checkpointFailure = message }
             tell(active.id, .note("\(host): checkpoint of epoch \(epoch) was not kept: \(message)"))
+        case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
         case .joined, .worked, .checkpoint: break
         }
     }

@@ -16,7 +16,7 @@ extension Coordinator {
         }
         for spec in file.hosts {
             if let entry = hosts[spec.name] {
-                if entry.spec == spec, entry.phase != .failed { continue }
+                if entry.spec == spec, entry.phase != .failed, entry.phase != .down { continue }
                 entry.session.close()
             }
             let mailbox = self.mailbox
@@ -40,7 +40,7 @@ extension Coordinator {
                 cursors: { [registry] in (try? Self.cursors(of: spec.name, in: registry)) ?? [:] },
                 post: { name, session, news in mailbox.put(.host(name, session: session, news)) }
             )
-            hosts[spec.name] = HostEntry(spec: spec, session: session, phase: .connect)
+            hosts[spec.name] = HostEntry(spec: spec, session: session, phase: .idle)
         }
     }
 
@@ -58,9 +58,14 @@ extension Coordinator {
         guard hosts[name] != nil else { return }
         switch news {
         case .phase(let phase, let detail): moved(name, phase, detail)
+        case .facts(let facts):
+            let isMore = hosts[name]?.facts?.gpus == nil && facts.gpus != nil
+            hosts[name]?.facts = facts
+            if isMore, hosts[name]?.phase == .ready { remember(name) }
         case .up(let status):
             let isNewAgent = hosts[name]?.status.map { $0.pid != status.pid } ?? false
             hosts[name]?.status = status
+            hosts[name]?.isHopeless = false
             hosts[name]?.retryAfter = .milliseconds(200)
             moved(name, .ready, hosts[name].map(detail) ?? "")
             remember(name)
@@ -71,6 +76,7 @@ extension Coordinator {
             moved(name, .failed, "\(phase.rawValue): \(message)")
             remember(name)
             arrived(name, failure: failure)
+            hosts[name]?.isHopeless = exitCode != .unreachable
             hostFailed(name)
         case .lost(let reason):
             moved(name, .lost, reason)
@@ -86,20 +92,21 @@ extension Coordinator {
         guard let delay = hosts[name]?.retryAfter else { return }
         hosts[name]?.retryAfter = min(delay * 2, .seconds(10))
         after(delay) { coordinator in
-            guard let entry = coordinator.hosts[name], entry.phase == .lost || entry.phase == .failed else {
-                return
-            }
+            guard let entry = coordinator.hosts[name], entry.phase == .lost || entry.phase == .failed,
+                !entry.isHopeless
+            else { return }
             entry.session.bringUp()
         }
     }
 
     private func hostFailed(_ name: String) {
-        guard let active, active.hosts.contains(name) else { return }
-        takeUp()
-        retry(name)
+        guard let active, !active.left.contains(name) else { return }
+        if active.hosts.contains(name) { takeUp() }
+        // A host that was missing at the start helps when it comes.
+        if active.hosts.contains(name) || hosts[name]?.spec.trains == true { retry(name) }
     }
 
-    private func moved(_ name: String, _ phase: HostPhase, _ detail: String) {
+    func moved(_ name: String, _ phase: HostPhase, _ detail: String) {
         hosts[name]?.phase = phase
         let event = ControlEvent.host(HostEvent(host: name, phase: phase, detail: detail))
         for bringUp in bringUps { bringUp.peer.send(event) }
@@ -121,7 +128,9 @@ extension Coordinator {
                     cores: entry.status?.cores ?? 0,
                     memory: ByteCount(entry.status?.memory ?? 0),
                     lastSeen: entry.phase == .ready ? now : nil,
-                    phase: entry.phase.rawValue
+                    phase: entry.phase.rawValue,
+                    facts: entry.facts.flatMap { try? MessageCoding.encode($0) }
+                        .map { String(decoding: $0, as: UTF8.self) }
                 )
             )
         }

@@ -50,11 +50,20 @@ extension Coordinator {
         for run in Set(status.trainers.filter { $0.pid != nil }.map(\.run)) where run != active?.id {
             hosts[name]?.session.perform({ try $0.call(.endRun(run)) }, failed: { _ in })
         }
+        if let active, active.machine != nil, !active.hosts.contains(name) {
+            if hosts[name]?.spec.trains == true, !active.left.contains(name), bringUps.isEmpty {
+                if let refusal = join(name) { tell(active.id, .note(refusal.message)) }
+            }
+            return
+        }
         if let active, active.machine != nil {
             if let plan = active.plan {
                 hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
             }
-            return missTrainers(of: active, on: name, status, isNewAgent: isNewAgent)
+            missTrainers(of: active, on: name, status, isNewAgent: isNewAgent)
+            // A host whose trainers are gone helps again from the next step on.
+            if isNewAgent, self.active?.attempt == active.attempt { join(name) }
+            return
         }
         takeUp()
     }

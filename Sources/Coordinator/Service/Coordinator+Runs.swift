@@ -6,7 +6,7 @@ internal import Wire
 // The run: submitted, started on its hosts, followed, restarted, ended.
 extension Coordinator {
     /// The training hosts of the file in force, in file order.
-    private var trainingHosts: [HostSpec] { file?.hosts.filter(\.trains) ?? [] }
+    var trainingHosts: [HostSpec] { file?.hosts.filter(\.trains) ?? [] }
 
     // MARK: Submitting
 
@@ -26,7 +26,11 @@ extension Coordinator {
                 file: file,
                 store: store,
                 registry: registry,
-                kernels: specs.map { ($0.name, hosts[$0.name]?.status?.kernels) },
+                kernels: specs.compactMap { spec in
+                    // A host that is missing now may come later: what was seen of it counts.
+                    if let status = hosts[spec.name]?.status { return (spec.name, status.kernels) }
+                    return read { try $0.host(spec.name) }?.kernels.map { (spec.name, $0) }
+                },
                 worker: try workspace.worker(nil).digest
             )
             away("prepare", { try preparation.prepare() }) { coordinator, result in
@@ -151,14 +155,17 @@ extension Coordinator {
                 row.finished = nil
             }
         }
-        let addresses = peerAddresses()
+        // Who is not ready now joins when it comes.
+        let wanted = trainingHosts.filter { !active.left.contains($0.name) }
+        let ready = wanted.filter { hosts[$0.name]?.phase == .ready }
+        for spec in wanted where hosts[spec.name]?.phase == .failed { retry(spec.name) }
         var members: [String] = []
-        for spec in trainingHosts {
+        for spec in ready {
             for _ in 0..<spec.workers where members.count < active.record.spec.lanes {
                 members.append(spec.name)
             }
         }
-        let workers = trainingHosts.reduce(0) { $0 + $1.workers }
+        let workers = ready.reduce(0) { $0 + $1.workers }
         if workers > members.count {
             tell(
                 id,
@@ -178,58 +185,85 @@ extension Coordinator {
         for host in Set(members).sorted() {
             guard let entry = hosts[host] else { continue }
             let starts = members.indices.filter { members[$0] == host }.map { member in
-                TrainerStart(
-                    run: id,
-                    attempt: attempt,
-                    record: active.record,
-                    member: member,
-                    threads: Self.threads(entry.spec, cores: entry.status?.cores ?? 1),
-                    bind: addresses[host] ?? "127.0.0.1",
-                    resume: checkpoint
-                )
-            }
-            let store = self.store
-            let failed: @Sendable (any ExplainedError) -> Void = { [mailbox] error in
-                mailbox.put(
-                    .resume { coordinator in
-                        guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else {
-                            return
-                        }
-                        coordinator.fail(id, error.message, error.hint, exitCode: error.exitCode)
-                    }
-                )
-            }
-            let session = entry.session
-            let mailbox = self.mailbox
-            let progress: @Sendable (ByteCount, ByteCount) -> Void = { [mailbox] sent, total in
-                mailbox.put(.resume { $0.tell(id, .note("\(host): sent \(sent) of \(total)")) })
+                trainerStart(member: member, on: entry, of: active, resume: checkpoint)
             }
             let needs = [active.record.dataset] + (checkpoint.map { [$0] } ?? [])
-            session.transfer(
-                { client in
-                    for manifest in needs {
-                        try ChunkTransfer.push(manifest, from: store, to: client, progress: progress)
-                    }
-                    mailbox.put(
-                        .resume { coordinator in
-                            // The run may have been stopped while the data was on its way.
-                            guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else {
-                                return
-                            }
-                            session.perform(
-                                { control in for start in starts { try control.call(.train(start)) } },
-                                failed: failed
-                            )
-                        }
-                    )
-                },
-                failed: failed
-            )
+            start(starts, on: host, of: active, needs: needs) { coordinator, error in
+                coordinator.fail(id, error.message, error.hint, exitCode: error.exitCode)
+            }
         }
     }
 
+    /// What a trainer of the run is told at its start.
+    func trainerStart(
+        member: Int,
+        on entry: HostEntry,
+        of run: ActiveRun,
+        resume: Digest? = nil,
+        joins: Bool = false
+    ) -> TrainerStart {
+        TrainerStart(
+            run: run.id,
+            attempt: run.attempt,
+            record: run.record,
+            member: member,
+            threads: Self.threads(entry.spec, cores: entry.status?.cores ?? 1),
+            bind: peerAddresses()[entry.spec.name] ?? "127.0.0.1",
+            resume: resume,
+            joins: joins
+        )
+    }
+
+    /// Sends a host what its trainers need, and starts them.
+    ///
+    /// - Parameter failed: called when that can't be done, while the run is still in the same attempt.
+    func start(
+        _ starts: [TrainerStart],
+        on host: String,
+        of run: ActiveRun,
+        needs: [Digest],
+        failed: @escaping @Sendable (Coordinator, any ExplainedError) -> Void
+    ) {
+        guard let session = hosts[host]?.session else { return }
+        let id = run.id
+        let attempt = run.attempt
+        let store = self.store
+        let mailbox = self.mailbox
+        let failed: @Sendable (any ExplainedError) -> Void = { error in
+            mailbox.put(
+                .resume { coordinator in
+                    guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else { return }
+                    failed(coordinator, error)
+                }
+            )
+        }
+        let progress: @Sendable (ByteCount, ByteCount) -> Void = { sent, total in
+            mailbox.put(.resume { $0.tell(id, .note("\(host): sent \(sent) of \(total)")) })
+        }
+        session.transfer(
+            { client in
+                for manifest in needs {
+                    try ChunkTransfer.push(manifest, from: store, to: client, progress: progress)
+                }
+                mailbox.put(
+                    .resume { coordinator in
+                        // The run may have been stopped while the data was on its way.
+                        guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else {
+                            return
+                        }
+                        session.perform(
+                            { control in for start in starts { try control.call(.train(start)) } },
+                            failed: failed
+                        )
+                    }
+                )
+            },
+            failed: failed
+        )
+    }
+
     /// One thread a lane, and no more than the host's share of cores for each worker.
-    private static func threads(_ spec: HostSpec, cores: Int) -> Int {
+    static func threads(_ spec: HostSpec, cores: Int) -> Int {
         max(1, (spec.threads ?? cores) / max(1, spec.workers))
     }
 

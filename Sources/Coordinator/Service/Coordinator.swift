@@ -38,7 +38,10 @@ final class Coordinator {
         var spec: HostSpec
         var session: HostSession
         var phase: HostPhase
+        var facts: HostFacts?
         var status: AgentStatus?
+        /// True when trying again can't help: a key was refused, the folder can't be used.
+        var isHopeless = false
         var retryAfter: Duration = .milliseconds(200)
     }
 

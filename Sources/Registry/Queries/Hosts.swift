@@ -12,7 +12,8 @@ extension HostRow {
             cores: try row.value("cores"),
             memory: ByteCount(try row.value("memory", Int64.self)),
             lastSeen: try row.optional("last_seen"),
-            phase: try row.value("phase")
+            phase: try row.value("phase"),
+            facts: try row.optional("facts")
         )
     }
 }
@@ -45,6 +46,7 @@ extension RegistryTransaction {
                 ("memory", host.memory.bytes),
                 ("last_seen", host.lastSeen),
                 ("phase", host.phase),
+                ("facts", host.facts),
             ]
         )
     }

@@ -20,6 +20,8 @@ public struct HostRow: Hashable, Sendable, Codable {
     public var lastSeen: Double?
     /// What it is doing, in the coordinator's words.
     public var phase: String
+    /// What a look at its machine found, as the coordinator's JSON; nil before the first look.
+    public var facts: String?
 
     /// All fields.
     public init(
@@ -31,7 +33,8 @@ public struct HostRow: Hashable, Sendable, Codable {
         cores: Int = 0,
         memory: ByteCount = ByteCount(0),
         lastSeen: Double? = nil,
-        phase: String
+        phase: String,
+        facts: String? = nil
     ) {
         self.name = name
         self.address = address
@@ -42,5 +45,6 @@ public struct HostRow: Hashable, Sendable, Codable {
         self.memory = memory
         self.lastSeen = lastSeen
         self.phase = phase
+        self.facts = facts
     }
 }

@@ -256,6 +256,7 @@ public final class TrainingLoop {
         var rows: [Int: LaneResult] = [:]
         var exchangeSeconds = 0.0
         while true {
+            if exchange.wantsState { try exchange.take(state: try makeCheckpoint()) }
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
             for (lane, result) in zip(missing, try compute(missing)) { rows[lane] = result }

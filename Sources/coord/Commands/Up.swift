@@ -12,9 +12,13 @@ struct Up: CoordCommand {
 
             Ctrl-C leaves the run to itself; `coord run attach` finds it again. While a run is on, the same file
             attaches, another one is refused (75).
+
+            coord up 3090 brings up that host alone; it helps the run that is on, also when it is new in the file.
             """
     )
     @OptionGroup var common: CommonOptions
+    @Argument(help: "Only these hosts, without starting a run. Default: all.")
+    var hosts: [String] = []
     @Flag(name: .short, help: "Take the plan as it is; never accepts an unknown host key.")
     var yes = false
     @Flag(help: "Trust and pin the keys of hosts that were never seen before.")
@@ -36,7 +40,8 @@ struct Up: CoordCommand {
         var request = UpRequest(
             fileText: try Files.readText(common.file),
             path: common.file,
-            submits: !hostsOnly,
+            submits: !hostsOnly && hosts.isEmpty,
+            hosts: hosts,
             acceptsNewHostKeys: acceptNewHostKeys,
             who: CommonOptions.who
         )
@@ -59,9 +64,16 @@ struct Up: CoordCommand {
 struct Down: CoordCommand {
     static let configuration = CommandConfiguration(
         abstract: "End agents, what they serve, and the coordinator.",
-        discussion: "Example: coord down\n\nA run that is on is stopped; its checkpoints stay."
+        discussion: """
+            Example: coord down
+
+            A run that is on is stopped; its checkpoints stay. `coord down 3090` ends the agent of that host alone: the
+            others take over its part of the run, and the coordinator stays.
+            """
     )
     @OptionGroup var common: CommonOptions
+    @Argument(help: "Only these hosts. Default: all, and the coordinator.")
+    var hosts: [String] = []
     @Flag(name: .short, help: "Do not ask.")
     var yes = false
     @Flag(help: "Also remove what the hosts keep: programs, chunks, logs.")
@@ -69,8 +81,10 @@ struct Down: CoordCommand {
 
     func perform(_ console: Console) throws {
         let workspace = try common.workspace()
+        for host in hosts { try common.checkHost(host) }
         _ = try common.cluster()
-        if wipe, !yes, !console.confirm("remove what coord keeps on all hosts?") {
+        let whose = hosts.isEmpty ? "all hosts" : hosts.joined(separator: ", ")
+        if wipe, !yes, !console.confirm("remove what coord keeps on \(whose)?") {
             throw Outcome(exitCode: .failed, message: "nothing was done", hint: "coord down -y --wipe")
         }
         // Agents outlive a coordinator, so one is needed to reach them.
@@ -78,11 +92,15 @@ struct Down: CoordCommand {
             fileText: try Files.readText(common.file),
             path: common.file,
             submits: false,
+            hosts: hosts,
+            joins: false,
             who: CommonOptions.who
         )
         let follower = RunFollower(console: console)
         _ = try follower.follow(try CoordinatorProgram.connect(workspace), .up(request))
-        try Outcome.check(try follower.follow(try CoordinatorProgram.connect(workspace), .down(wipe: wipe)))
+        try Outcome.check(
+            try follower.follow(try CoordinatorProgram.connect(workspace), .down(wipe: wipe, hosts: hosts))
+        )
     }
 }
 

@@ -1,0 +1,131 @@
+internal import Basics
+internal import ClusterFile
+internal import ContentStore
+internal import Wire
+
+// Hosts that come and go while a run is on.
+extension Coordinator {
+    /// Starts trainers on a host for the run that is on, as many as there are lanes for.
+    ///
+    /// They load the data while the others go on, and enter between two steps with the state that one of those gives.
+    /// - Returns: why the host can't help; nil when it does or will.
+    @discardableResult
+    func join(_ name: String) -> CoordinatorError? {
+        guard let active, let machine = active.machine, !active.isFinishing, let entry = hosts[name],
+            entry.phase == .ready, let status = entry.status
+        else { return nil }
+        guard !machine.members.values.contains(where: { $0.host == name && $0.isActive }) else { return nil }
+        guard let kernels = status.kernels, kernels >= active.record.kernels else {
+            return CoordinatorError(
+                "\(name) has kernels up to \(status.kernels?.rawValue ?? "none"), run \(active.id) needs "
+                    + active.record.kernels.rawValue,
+                hint: "it can take part in the next run",
+                exitCode: .badInput
+            )
+        }
+        let room = active.record.spec.lanes - machine.members.values.count(where: \.isActive)
+        guard room > 0 else {
+            return CoordinatorError(
+                "\(name) stays idle: all \(active.record.spec.lanes) lanes of run \(active.id) have a worker",
+                hint: "give the next run more lanes"
+            )
+        }
+        let first = (machine.members.keys.max() ?? -1) + 1
+        let starts = (0..<min(room, entry.spec.workers)).map { offset in
+            trainerStart(member: first + offset, on: entry, of: active, joins: true)
+        }
+        self.active?.hosts.insert(name)
+        for start in starts { feed(.joining(member: start.member, host: name)) }
+        log("membership", "\(name) comes with \(starts.count) trainers", run: active.id, host: name)
+        start(starts, on: name, of: active, needs: [active.record.dataset]) { coordinator, error in
+            coordinator.log("membership", "\(name) can't join: \(error.message)", run: active.id, host: name)
+            coordinator.tell(active.id, .note("\(name) can't join: \(error.message)"))
+            for start in starts {
+                coordinator.feed(.exited(member: start.member, end: ProcessEnd(.exited(1))))
+            }
+        }
+        return nil
+    }
+
+    /// Brings the state that a member gave to those who joined in the same generation.
+    func supply(_ manifest: Digest, of generation: Int, from giver: String) {
+        guard let active, let plan = active.plan, plan.number == generation, let machine = active.machine
+        else {
+            return
+        }
+        let waiting = plan.members.filter { machine.members[$0.member]?.joins == true }
+        let store = self.store
+        let run = active.id
+        for host in Set(waiting.map(\.host)).sorted() {
+            let members = waiting.filter { $0.host == host }.map(\.member)
+            let failed: @Sendable (any ExplainedError) -> Void = { [mailbox] error in
+                // Without it the member can't begin, and the others must not wait for it.
+                mailbox.put(
+                    .resume { coordinator in
+                        guard coordinator.active?.id == run else { return }
+                        let why = "\(host) was not given the state: \(error.message)"
+                        coordinator.log("membership", why, run: run)
+                        coordinator.feed(.leave(host: host))
+                    }
+                )
+            }
+            let hand: @Sendable (Coordinator) -> Void = { coordinator in
+                guard coordinator.active?.id == run, let session = coordinator.hosts[host]?.session else {
+                    return
+                }
+                session.perform(
+                    { client in
+                        for member in members {
+                            try client.call(
+                                .state(run: run, member: member, generation: generation, manifest: manifest)
+                            )
+                        }
+                    },
+                    failed: failed
+                )
+                for member in members { coordinator.feed(.supplied(member: member)) }
+            }
+            if host == giver {
+                hand(self)
+                continue
+            }
+            hosts[giver]?.session.transfer(
+                { [mailbox] client in
+                    try ChunkTransfer.pull(manifest, from: client, into: store)
+                    mailbox.put(
+                        .resume { coordinator in
+                            coordinator.hosts[host]?.session.transfer(
+                                { client in
+                                    try ChunkTransfer.push(manifest, from: store, to: client)
+                                    mailbox.put(.resume(hand))
+                                },
+                                failed: failed
+                            )
+                        }
+                    )
+                },
+                failed: failed
+            )
+        }
+    }
+
+    /// Ends a host's part in the run that is on.
+    ///
+    /// - Throws: ``CoordinatorError`` when nobody would be left to carry the run on.
+    func leave(_ name: String) throws {
+        guard let active, let machine = active.machine else { return }
+        let stays = machine.members.values.contains { $0.isActive && !$0.joins && $0.host != name }
+        let isMember = machine.members.values.contains { $0.isActive && $0.host == name }
+        guard isMember else { return }
+        guard stays else {
+            throw CoordinatorError(
+                "\(name) is the only host that trains run \(active.id)",
+                hint: "coord run stop ends the run; coord up HOST brings another host in first"
+            )
+        }
+        log("membership", "\(name) leaves", run: active.id, host: name)
+        self.active?.left.insert(name)
+        feed(.leave(host: name))
+        self.active?.hosts.remove(name)
+    }
+}
