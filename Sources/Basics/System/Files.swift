@@ -275,6 +275,12 @@ public enum Files {
             && info.st_mode & 0o077 == 0
     }
 
+    /// True for a file that nobody but its owner may read or write.
+    public static func isPrivateFile(_ path: String) -> Bool {
+        var info = stat()
+        return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFREG && info.st_mode & 0o077 == 0
+    }
+
     /// Bytes that an ordinary user may still write on the disk that holds `path`.
     public static func freeSpace(_ path: String) throws -> ByteCount {
         var info = statvfs()

@@ -1,62 +1,62 @@
 internal import Basics
 
 /// What a look at a host's machine found, before anything of ours is there.
-public struct HostFacts: Codable, Hashable, Sendable {
+struct HostFacts: Codable, Hashable, Sendable {
     /// One GPU, as `nvidia-smi` tells.
-    public struct GPU: Codable, Hashable, Sendable {
+    struct GPU: Codable, Hashable, Sendable {
         /// Its name: `NVIDIA GeForce RTX 3090`.
-        public var name: String
+        var name: String
         /// Its memory; unit: MiB.
-        public var memoryMiB: Int
+        var memoryMiB: Int
         /// The driver's version.
-        public var driver: String
+        var driver: String
     }
 
     /// `Linux`, by `uname -s`.
-    public var system = ""
+    var system = ""
     /// `x86_64` or `aarch64`, by `uname -m`.
-    public var machine = ""
+    var machine = ""
     /// The login's name there.
-    public var user = ""
+    var user = ""
     /// CPUs that a process of ours may use: fewer than the machine has, in a container with a quota.
-    public var cores = 0
+    var cores = 0
     /// Memory that we may use, in a container its limit; unit: bytes.
-    public var memory: Int64 = 0
+    var memory: Int64 = 0
     /// Free space in the host's folder; unit: bytes.
-    public var freeSpace: Int64 = 0
+    var freeSpace: Int64 = 0
     /// The kind of file system of the host's folder: `ext2/ext3`, `nfs`, `tmpfs`.
-    public var fileSystem = ""
+    var fileSystem = ""
     /// Why the host's folder cannot be used; nil when it can.
-    public var folderProblem: String?
+    var folderProblem: String?
     /// How far the host's clock is ahead of ours, nil when it does not tell; unit: seconds.
-    public var clockAhead: Double?
+    var clockAhead: Double?
     /// How wrong ``clockAhead`` may be: half of the question's round trip; unit: seconds.
-    public var clockError = 0.0
+    var clockError = 0.0
     /// The two ends of the SSH connection as the host sees them: our address, its own.
-    public var route: Route?
+    var route: Route?
     /// Worker programs in the host's folder, by file name.
-    public var workers: [String] = []
+    var workers: [String] = []
     /// Folders of agents of other clusters that live on the host.
-    public var otherAgents: [String] = []
+    var otherAgents: [String] = []
     /// True when a service manager of the system runs there.
-    public var hasSystemd = false
+    var hasSystemd = false
     /// The GPUs; nil when not asked yet.
-    public var gpus: [GPU]?
+    var gpus: [GPU]?
     /// `3.11.2`; nil when there is none, or not asked yet.
-    public var python: String?
+    var python: String?
     /// PyTorch's version for that Python; nil when there is none, or not asked yet.
-    public var torch: String?
+    var torch: String?
 
     /// The two ends of an SSH connection.
-    public struct Route: Codable, Hashable, Sendable {
+    struct Route: Codable, Hashable, Sendable {
         /// Where we come from.
-        public var client: String
+        var client: String
         /// Where we arrive.
-        public var host: String
+        var host: String
     }
 
     /// The triple of the worker that runs there.
-    public var triple: String { "\(machine)-unknown-linux-gnu" }
+    var triple: String { "\(machine)-unknown-linux-gnu" }
 }
 
 // MARK: The questions

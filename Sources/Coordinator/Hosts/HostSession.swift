@@ -34,6 +34,16 @@ public enum HostPhase: String, Codable, Sendable, Hashable, CaseIterable {
 
     /// Its place on the way up.
     fileprivate var order: Int { Self.allCases.firstIndex(of: self) ?? 0 }
+
+    /// The phase that a connection was in; nil for what comes after the login.
+    fileprivate init?(_ phase: RemoteError.Phase) {
+        switch phase {
+        case .resolve: self = .resolve
+        case .connect, .handshake: self = .connect
+        case .trust, .authenticate: self = .trust
+        case .open, .command, .stream, .upload, .keys: return nil
+        }
+    }
 }
 
 /// Brings one host up, keeps the conversation with its agent, and makes it anew when it breaks.
@@ -104,7 +114,7 @@ final class HostSession: Sendable {
     var route: HostFacts.Route? { state.withLock { $0.facts?.route } }
 
     /// The agent's folder as the host's shell sees it.
-    private var remoteRoot: String { (spec.directory ?? "~/.coord") + "/" + workspace.clusterID }
+    private var remoteRoot: String { workspace.agentFolder(of: spec) }
 
     private func post(_ host: String, _ news: News) { tell(host, number, news) }
 
@@ -217,10 +227,11 @@ final class HostSession: Sendable {
                     state.bulk = nil
                     state.host = nil
                 }
+                let reached = phase.withLock(\.self)
                 post(
                     name,
                     .failed(
-                        phase.withLock(\.self),
+                        (error as? RemoteError).map { HostPhase($0.phase) ?? reached } ?? reached,
                         message: explained.message,
                         hint: explained.hint,
                         exitCode: explained.exitCode

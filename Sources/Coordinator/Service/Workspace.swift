@@ -79,6 +79,9 @@ public final class Workspace: Sendable {
         return directory + "/" + path
     }
 
+    /// The agent's folder on a host, as its shell sees it.
+    func agentFolder(of spec: HostSpec) -> String { (spec.directory ?? "~/.coord") + "/" + clusterID }
+
     /// Where and how a host of the cluster file answers SSH.
     public func endpoint(_ spec: HostSpec) -> SSHEndpoint {
         SSHEndpoint(
