@@ -176,16 +176,20 @@ class Lab:
         (self.folder / name).write_text(text)
         return self.folder / name
 
+    def command(self, *arguments, file=None):
+        """The command line of a coord command."""
+        return [str(COORD), *map(str, arguments), "-f", str(file or self.file)]
+
     def start(self, *arguments):
         """Starts a coord command in the background."""
         return subprocess.Popen(
-            [str(COORD), *map(str, arguments), "-f", str(self.file)], env=self.environment, stdin=subprocess.DEVNULL,
+            self.command(*arguments), env=self.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def coord(self, *arguments, expect=0, file=None, timeout=300):
         """Runs a coord command; its output. `expect` is the exit code that must come, None = any."""
         result = subprocess.run(
-            [str(COORD), *map(str, arguments), "-f", str(file or self.file)], env=self.environment,
+            self.command(*arguments, file=file), env=self.environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         if expect is not None:
             check(result.returncode == expect,
