@@ -358,7 +358,8 @@ final class HostSession: Sendable {
             } catch {
                 // Whatever broke it, the conversation is over; the control connection is told below.
             }
-            if let control = state.withLock({ $0.client }) {
+            // While the agent is being ended, the answer to that is still on its way on the control connection.
+            if let control = state.withLock({ $0.isClosed ? nil : $0.client }) {
                 dropped(control, LostConnection(host: name, cause: .truncated))
             }
         }
