@@ -71,7 +71,8 @@ enum TrainerProgram {
             }
             exit(1)  // the agent is gone, and nobody can tell us whom to work with
         }
-        let endpoint = try Endpoint(transport: TCPTransport(), address: "\(start.bind):0")
+        let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
+        let endpoint = try Endpoint(transport: TCPTransport(), address: "\(bind):0")
         let exchange = NetworkExchange(
             start: start,
             endpoint: endpoint,
