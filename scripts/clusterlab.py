@@ -205,7 +205,7 @@ class Lab:
         """Puts the digits into the store; the download is shared by all labs of one machine."""
         cache = pathlib.Path(tempfile.gettempdir()) / "coord-digits-cache"
         cache.mkdir(exist_ok=True)
-        downloads = self.folder / "artifacts" / "downloads"
+        downloads = self.file.parent / "artifacts" / "downloads"
         downloads.mkdir(parents=True)
         if (cache / "digits.csv").exists():
             shutil.copy(cache / "digits.csv", downloads)

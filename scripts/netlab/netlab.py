@@ -42,7 +42,7 @@ import sys
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from clusterlab import COORD, ROOT, Failure, Lab, check, wait_for  # noqa: E402
+from clusterlab import COORD, ROOT, Failure, Lab, check, is_alive, wait_for  # noqa: E402, F401
 
 BUILD = ROOT / ".build" / "netlab"
 SOURCE = pathlib.Path(__file__).resolve().parent
