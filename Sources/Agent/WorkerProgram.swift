@@ -14,6 +14,7 @@ public enum WorkerProgram {
                coord-worker agent  --directory DIR --cluster ID   be the agent
                coord-worker bridge --directory DIR                join stdin and stdout to the agent
                coord-worker train  --directory DIR                be a trainer (started by the agent)
+               coord-worker preflight --directory DIR             try two steps (started by the agent)
                coord-worker version                               print the version
 
         coord starts these over SSH; there is no need to do it by hand.
@@ -49,6 +50,7 @@ public enum WorkerProgram {
                 )
             case ("bridge", let directory?, _): try Bridge.run(directory: directory)
             case ("train", let directory?, _): try TrainerProgram.run(directory: directory)
+            case ("preflight", let directory?, _): try PreflightProgram.run(directory: directory)
             case ("version", _, _): print("coord-worker 0.1")
             default: return complain(usage, .usage)
             }

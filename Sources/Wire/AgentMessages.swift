@@ -46,6 +46,12 @@ public enum AgentRequest: Codable, Sendable {
     case serveStatus
     /// One prediction; the bytes frame that follows holds `count` float32 values.
     case predict(count: Int)
+    /// Do two steps of a run alone, all lanes of it; the reply is ``AgentReply/preflight(_:)``.
+    case preflight(TrainerStart)
+    /// Listen for one caller who knows the token; the reply is ``AgentReply/listening(_:)``.
+    case probeListen(bind: String, token: WireSecret)
+    /// Dial such a listener; the reply is ``AgentReply/measured(_:)``.
+    case probeDial(address: String, token: WireSecret)
     /// End all trainers, `coord-serve` and the agent; with `wipe` remove the agent's folder too.
     case shutdown(wipe: Bool)
 }
@@ -76,6 +82,12 @@ public enum AgentReply: Codable, Sendable {
     case status(AgentStatus)
     /// To `missing`.
     case missing([Digest])
+    /// To `preflight`.
+    case preflight(PreflightReport)
+    /// To `probeListen`: where.
+    case listening(String)
+    /// To `probeDial`.
+    case measured(LinkMeasure)
     /// To whatever `coord-serve` answered.
     case serve(ServeReply)
     /// Nothing was changed; the reason, what to do, and the exit code that fits.

@@ -28,6 +28,9 @@ struct Console: Sendable {
         print(String(decoding: bytes, as: UTF8.self))
     }
 
+    /// One object of data, where data is asked for as JSON.
+    func json(ifAsked value: some Encodable) { if isJSON { json(value) } }
+
     /// One event as a flat object whose `type` is the case's name.
     func json(event: some Encodable) {
         let encoder = JSONEncoder()

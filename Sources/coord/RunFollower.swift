@@ -61,7 +61,7 @@ struct RunFollower {
         case .release(let release):
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
         case .note(let text): console.say("  \(text)")
-        case .unknownHostKey, .prediction, .done: break
+        case .unknownHostKey, .prediction, .preflight, .done: break
         }
     }
 

@@ -91,6 +91,11 @@ struct AgentConnection: Sendable {
         case .predict(let count):
             let values = try payload()
             try reply(.serve(agent.serve.ask(.predict(count: count), bytes: values)))
+        case .preflight(let start): try reply(.preflight(try agent.runs.preflight(start)))
+        case .probeListen(let bind, let token):
+            try reply(.listening(try LinkProbe.listen(bind: bind, token: token.bytes)))
+        case .probeDial(let address, let token):
+            try reply(.measured(LinkProbe.dial(address, token: token.bytes)))
         case .shutdown(let wipe):
             agent.runs.endAll()
             agent.serve.stop()

@@ -78,13 +78,9 @@ final class RunSupervisor: Sendable {
             close(log)
             close(theirs)
         }
-        // OpenBLAS chooses its kernels before main: the variable must be there at exec.
-        let environment =
-            Machine.environment.filter { !$0.hasPrefix("OPENBLAS_") }
-            + ["OPENBLAS_CORETYPE=\(start.record.kernels.openBLASCoreType)", "OPENBLAS_NUM_THREADS=1"]
         let child = try spawn(
             [Machine.executable, "train", "--directory", directory.root],
-            environment: environment,
+            environment: Self.environment(for: start.record.kernels),
             files: [-1, log, log, theirs]
         )
         let channel = FrameChannel(socket: ours)
@@ -102,6 +98,47 @@ final class RunSupervisor: Sendable {
             channel.close()
             ended(start, child.wait())
         }
+    }
+
+    /// OpenBLAS chooses its kernels before main: the variable must be there at exec.
+    private static func environment(for kernels: KernelSet) -> [String] {
+        Machine.environment.filter { !$0.hasPrefix("OPENBLAS_") }
+            + ["OPENBLAS_CORETYPE=\(kernels.openBLASCoreType)", "OPENBLAS_NUM_THREADS=1"]
+    }
+
+    /// Tries two steps of a run in a process of their own.
+    ///
+    /// - Throws: ``AgentError`` with the end of what the process printed when it did not get that far.
+    func preflight(_ start: TrainerStart) throws -> PreflightReport {
+        let (ours, theirs) = try UnixSocket.pair()
+        let logPath = directory.root + "/preflight.log"
+        let log = open(logPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard log >= 0 else { throw FileError(.write, logPath, errno: errno) }
+        let child: ChildProcess
+        do {
+            defer {
+                close(log)
+                close(theirs)
+            }
+            child = try spawn(
+                [Machine.executable, "preflight", "--directory", directory.root],
+                environment: Self.environment(for: start.record.kernels),
+                files: [-1, log, log, theirs]
+            )
+        }
+        defer { _ = child.wait() }
+        let channel = FrameChannel(socket: ours)
+        do {
+            try channel.send(TrainerCommand.start(start))
+            if let frame = try channel.receive(timeoutMilliseconds: 120_000) {
+                return try MessageCoding.decode(PreflightReport.self, from: frame.payload)
+            }
+        } catch {
+            // Said below, with what the process has to say about it.
+            child.signal(SIGKILL)
+        }
+        let said = (try? Files.readText(logPath))?.split(separator: "\n").first.map(String.init)
+        throw AgentError("two steps could not be tried: \(said ?? "it took more than two minutes")")
     }
 
     /// Starts a child from the thread that never ends.

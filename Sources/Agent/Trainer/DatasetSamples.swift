@@ -1,3 +1,4 @@
+internal import Basics
 internal import Datasets
 internal import Training
 
@@ -6,6 +7,19 @@ struct DatasetSamples: SampleSource {
     let dataset: Dataset
     let split: Split
     let schedule: LaneSchedule
+
+    /// - Throws: `DatasetError` when the split leaves nothing to train on.
+    init(_ dataset: Dataset, _ spec: RunSpec) throws {
+        self.dataset = dataset
+        split = try Split.make(dataset, spec.split)
+        schedule = LaneSchedule(
+            dataset: dataset,
+            training: split.training,
+            laneCount: spec.lanes,
+            batch: spec.batch,
+            seed: spec.seed
+        )
+    }
 
     var shape: [Int] { dataset.shape }
     var classes: [String] { dataset.classes }

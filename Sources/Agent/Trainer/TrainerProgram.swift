@@ -44,19 +44,7 @@ enum TrainerProgram {
     ) throws {
         let spec = start.record.spec
         let store = try ChunkStore(directory: directory.store)
-        let dataset = try Dataset(store: store, manifest: start.record.dataset)
-        let split = try Split.make(dataset, spec.split)
-        let samples = DatasetSamples(
-            dataset: dataset,
-            split: split,
-            schedule: LaneSchedule(
-                dataset: dataset,
-                training: split.training,
-                laneCount: spec.lanes,
-                batch: spec.batch,
-                seed: spec.seed
-            )
-        )
+        let samples = try DatasetSamples(try Dataset(store: store, manifest: start.record.dataset), spec)
         var resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
         let commands = CommandBox()
         OSThread.start(name: "commands") {
@@ -86,7 +74,7 @@ enum TrainerProgram {
         )
         let ready = TrainerReport.listening(
             address: endpoint.address,
-            trainingSamples: split.training.count,
+            trainingSamples: samples.trainingIndices.count,
             stepsPerEpoch: samples.stepsPerEpoch
         )
         if start.joins {

@@ -17,6 +17,8 @@ public enum ControlRequest: Codable, Sendable {
     case rollback(host: String)
     /// One prediction by what is live on a host.
     case predict(host: String?, values: [Float])
+    /// Try two steps of the file's run on all hosts, and measure the ways between them.
+    case preflight
     /// How the hosts are.
     case status
     /// End agents and coordinator; with `hosts` the agents of these hosts only, and the run goes on without them.
@@ -102,6 +104,8 @@ public enum ControlEvent: Codable, Sendable {
     case checkpoint(run: RunID, epoch: Int, manifest: Digest, isBest: Bool)
     /// A release moved on.
     case release(ReleaseEvent)
+    /// A preflight found something out.
+    case preflight(PreflightEvent)
     /// Something that people should know.
     case note(String)
     /// What a model said.

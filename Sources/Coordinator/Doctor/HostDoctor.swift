@@ -102,7 +102,10 @@ public struct HostDoctor: Sendable {
             findings.add("gpus", "\(names.joined(separator: ", ")); the native engine uses none")
         }
         if let python = facts.python {
-            findings.add("python", "\(python), \(facts.torch.map { "torch \($0)" } ?? "no torch"); not needed")
+            findings.add(
+                "python",
+                "\(python), \(facts.torch.map { "torch \($0)" } ?? "no torch"); not needed"
+            )
         }
         if !facts.otherAgents.isEmpty {
             findings.add(

@@ -29,6 +29,7 @@ extension Coordinator {
             case .deploy(let host, let version): try deploy(host: host, version: version, peer: peer)
             case .rollback(let host): try rollback(host: host, peer: peer)
             case .predict(let host, let values): try predict(host: host, values: values, peer: peer)
+            case .preflight: try preflight(peer)
             case .status:
                 for entry in hosts.values.sorted(by: { $0.spec.name < $1.spec.name }) {
                     peer.send(

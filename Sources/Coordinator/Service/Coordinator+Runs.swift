@@ -270,7 +270,7 @@ extension Coordinator {
     /// The address of each host that the others dial.
     ///
     /// A host knows by which of its addresses we reach it, and by which of ours we come (`SSH_CONNECTION`).
-    private func peerAddresses() -> [String: String] {
+    func peerAddresses() -> [String: String] {
         var addresses: [String: String] = [:]
         var ours = "127.0.0.1"
         for (name, entry) in hosts {

@@ -62,6 +62,8 @@ final class Coordinator {
     var timers: [(at: ContinuousClock.Instant, body: (Coordinator) -> Void)] = []
     /// Checkpoints on their way home, and who waits for each.
     var pulls: [Digest: Pull] = [:]
+    /// The preflight under way.
+    var preflight: Preflight?
     /// Hosts with a release under way.
     var releasing: Set<String> = []
 

@@ -1,0 +1,52 @@
+public import Basics
+
+/// What one host did with two training steps of a run, computed alone.
+public struct PreflightReport: Codable, Sendable, Hashable {
+    /// One step.
+    public struct Step: Codable, Sendable, Hashable {
+        /// SHA-256 of the summed gradient.
+        public var gradient: Digest
+        /// Samples in the step.
+        public var samples: Int
+        /// Wall time; unit: seconds.
+        public var seconds: Double
+
+        /// All fields.
+        public init(gradient: Digest, samples: Int, seconds: Double) {
+            self.gradient = gradient
+            self.samples = samples
+            self.seconds = seconds
+        }
+    }
+
+    /// The steps, in order; the first one also warms caches up.
+    public var steps: [Step]
+
+    /// All fields.
+    public init(steps: [Step]) { self.steps = steps }
+}
+
+/// How one host found the way to another.
+public struct LinkMeasure: Codable, Sendable, Hashable {
+    /// The smallest of several round trips of one byte, nil when the other could not be reached; unit: seconds.
+    public var roundTrip: Double?
+    /// To the other; unit: bytes a second.
+    public var bytesPerSecondOut: Double?
+    /// From the other; unit: bytes a second.
+    public var bytesPerSecondIn: Double?
+    /// Why it could not be measured.
+    public var problem: String?
+
+    /// All fields.
+    public init(
+        roundTrip: Double? = nil,
+        bytesPerSecondOut: Double? = nil,
+        bytesPerSecondIn: Double? = nil,
+        problem: String? = nil
+    ) {
+        self.roundTrip = roundTrip
+        self.bytesPerSecondOut = bytesPerSecondOut
+        self.bytesPerSecondIn = bytesPerSecondIn
+        self.problem = problem
+    }
+}
