@@ -98,7 +98,14 @@ struct Console: Sendable {
         }
     }
 
-    private func write(_ text: String) {
+    /// Columns of the terminal at stderr; 80 when it does not tell.
+    var columns: Int {
+        var size = winsize()
+        return ioctl(2, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0 ? Int(size.ws_col) : 80
+    }
+
+    /// Text for people, as it is.
+    func write(_ text: String) {
         FileHandle.standardError.write(Data(text.utf8))
     }
 

@@ -6,6 +6,12 @@ internal import Wire
 /// Shows what the coordinator tells until the last event; Ctrl-C detaches.
 struct RunFollower {
     let console: Console
+    private let hosts: HostTable
+
+    init(console: Console) {
+        self.console = console
+        hosts = HostTable(console: console)
+    }
 
     /// - Parameter unknownKey: told of hosts whose key nobody knows: the host and the fingerprint.
     func follow(
@@ -31,13 +37,9 @@ struct RunFollower {
     }
 
     private func show(_ event: ControlEvent) {
+        if case .host(let host) = event { return hosts.update(host) }
+        hosts.leave()
         switch event {
-        case .host(let host):
-            let line = "  \(host.host)  \(host.phase.rawValue)\(behind(host.detail))"
-            switch host.phase {
-            case .ready, .failed, .lost, .down: console.say(line)
-            default: console.progress(line)
-            }
         case .run(let run): console.say("run \(run.run) (\(run.name)) \(run.state)\(behind(run.detail))")
         case .generation(_, let number, let members, let reason):
             let who = members.map { "\($0.host)#\($0.member) lanes \($0.lanes)" }.joined(separator: ", ")
@@ -61,7 +63,7 @@ struct RunFollower {
         case .release(let release):
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
         case .note(let text): console.say("  \(text)")
-        case .unknownHostKey, .prediction, .preflight, .done: break
+        case .host, .unknownHostKey, .prediction, .preflight, .done: break
         }
     }
 
