@@ -1,0 +1,217 @@
+internal import Basics
+internal import CShims
+internal import Dispatch
+internal import Synchronization
+
+// What arrives: whole frames, judged by the ledger before a byte of them is believed.
+extension CommLoop {
+    func read(_ link: MemberLink, _ now: ContinuousClock.Instant) throws(CollectivesError) {
+        // Bounded, so that one fast member can't keep the others waiting.
+        for _ in 0..<8 {
+            switch link.read() {
+            case .moved(let count):
+                counters.bytesReceived += count
+                watch.heard(link.rank, at: now)
+                try digest(link)
+                if link.isStalled || link.hasEnded { return }
+            case .wouldBlock: return
+            case .ended: return try ended(link, "the connection ended")
+            case .failed(let number): return try ended(link, systemText(number))
+            }
+        }
+    }
+
+    /// Works off what was read.
+    func digest(_ link: MemberLink) throws(CollectivesError) {
+        while !link.hasEnded {
+            if link.header == nil {
+                guard link.inboxTail - link.inboxHead >= FrameHeader.byteCount else { return }
+                let bytes = UnsafeRawBufferPointer(
+                    rebasing: link.inbox[link.inboxHead..<(link.inboxHead + FrameHeader.byteCount)]
+                )
+                link.headerBytes.copyMemory(from: bytes)
+                link.inboxHead += FrameHeader.byteCount
+                let header: FrameHeader
+                do throws(CollectivesError) {
+                    header = try FrameHeader(parsing: bytes)
+                } catch {
+                    throw bad(link, error.message)
+                }
+                link.header = header
+                try route(header, link)
+                if link.isStalled { return }
+            } else if link.payloadCame == 0, link.payload.isEmpty, let header = link.header,
+                header.length > 0
+            {
+                try route(header, link)  // it was stalled
+                if link.isStalled { return }
+            }
+            let take = min(link.payload.count - link.payloadCame, link.inboxTail - link.inboxHead)
+            if take > 0 {
+                UnsafeMutableRawBufferPointer(rebasing: link.payload[link.payloadCame...]).copyMemory(
+                    from: UnsafeRawBufferPointer(
+                        rebasing: link.inbox[link.inboxHead..<(link.inboxHead + take)]
+                    )
+                )
+                link.inboxHead += take
+                link.payloadCame += take
+            }
+            guard link.payloadCame == link.payload.count, let header = link.header else { return }
+            let payload = UnsafeRawBufferPointer(link.payload)
+            guard FrameHeader.isIntact(header: UnsafeRawBufferPointer(link.headerBytes), payload: payload)
+            else {
+                throw bad(link, "a \(header.kind) frame arrived damaged (CRC-32C)")
+            }
+            counters.framesReceived += 1
+            link.header = nil
+            link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+            link.payloadCame = 0
+            if link.isDropped {
+                counters.framesDropped += 1
+            } else {
+                try apply(header, payload, link)
+            }
+        }
+    }
+
+    /// Decides where the payload of a frame goes; stalls the link when the caller must begin the operation first.
+    func route(_ header: FrameHeader, _ link: MemberLink) throws(CollectivesError) {
+        link.payload = UnsafeMutableRawBufferPointer(rebasing: link.scrap[..<Int(header.length)])
+        link.isDropped =
+            header.run != plan.run || header.generation != plan.generation
+            || header.sender != UInt32(link.rank)
+        if link.isDropped { return }
+        switch header.kind {
+        case .beat, .bye: return try check(header.length == 0, header, link)
+        case .abort: return try check(header.length <= 64, header, link)
+        default: break
+        }
+        link.isDropped = header.operation < current
+        if link.isDropped { return }
+        // A member that has this member's word on `current` may be one ahead, never more.
+        try check(header.operation <= current + 1, header, link)
+        let slot = slots[Int(header.operation & 1)]
+        if slot.operation != header.operation {
+            // The caller has not told its own numbers yet: memory is taken for no more than it ever asked for.
+            if header.elements > largest || header.width > 65_536 {
+                link.isStalled = true
+                link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+                return
+            }
+            slot.begin(header.operation, elements: Int(header.elements), width: Int(header.width))
+        } else if slot.elements != Int(header.elements) || slot.width != Int(header.width) {
+            throw CollectivesError(
+                .mismatch,
+                "rank \(link.rank) sends operation \(header.operation) with \(header.elements) values and rows of "
+                    + "\(header.width); here it has \(slot.elements) and \(slot.width)",
+                ranks: [link.rank]
+            )
+        }
+        try locate(header, link, slot)
+    }
+
+    func locate(
+        _ header: FrameHeader,
+        _ link: MemberLink,
+        _ slot: OperationSlot
+    ) throws(CollectivesError) {
+        let length = Int(header.length)
+        let segmentation = slot.ledger.segmentation
+        switch header.kind {
+        case .laneValues:
+            guard let index = slot.ledger.next(.laneValues, from: link.rank) else {
+                throw unexpected(header, link)
+            }
+            let start = index * OperationLedger.doublesPerFrame
+            let total = plan.lanes[link.rank].count * slot.width
+            let count = min(OperationLedger.doublesPerFrame, total - start)
+            try check(header.offset == UInt32(start) && length == count * 8, header, link)
+        case .contribution:
+            guard let index = slot.ledger.next(.contribution, from: link.rank) else {
+                throw unexpected(header, link)
+            }
+            let (piece, position) = slot.ledger.contribution(index, from: link.rank)
+            let range = segmentation.piece(piece, of: plan.rank)
+            let subtree = plan.tree.subtrees[link.rank][position]
+            try check(
+                header.offset == UInt32(range.lowerBound) && length == range.count * 4
+                    && header.segment == UInt32(plan.rank) && Int(header.subtreeStart) == subtree.start
+                    && Int(header.subtreeLevel) == subtree.level,
+                header,
+                link
+            )
+            let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
+            link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
+        case .result:
+            guard let index = slot.ledger.next(.result, from: link.rank) else {
+                throw unexpected(header, link)
+            }
+            let range = segmentation.piece(index, of: link.rank)
+            try check(
+                header.offset == UInt32(range.lowerBound) && length == range.count * 4
+                    && header.segment == UInt32(link.rank),
+                header,
+                link
+            )
+            guard let active, header.operation == current, let sum = active.sum else {
+                link.isStalled = true
+                link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+                return
+            }
+            link.payload = UnsafeMutableRawBufferPointer(
+                start: sum.advanced(by: range.lowerBound),
+                count: length
+            )
+        case .ready: try check(length == 32, header, link)
+        case .beat, .abort, .bye: break
+        }
+    }
+
+    func apply(
+        _ header: FrameHeader,
+        _ payload: UnsafeRawBufferPointer,
+        _ link: MemberLink
+    ) throws(CollectivesError) {
+        let slot = slots[Int(header.operation & 1)]
+        switch header.kind {
+        case .beat: return
+        case .bye:
+            return try ended(
+                link,
+                CollectivesError(
+                    .peerLeft,
+                    "rank \(link.rank) left generation \(plan.generation)",
+                    ranks: [link.rank]
+                )
+            )
+        case .abort: return try ended(link, reported(payload, link))
+        case .laneValues:
+            slot.takeRows(of: link.rank, start: Int(header.offset), payload)
+            slot.ledger.received(.laneValues, from: link.rank)
+        case .contribution: slot.ledger.received(.contribution, from: link.rank)
+        case .result:
+            let values = payload.assumingMemoryBound(to: Float.self)
+            if let base = values.baseAddress {
+                slot.fingerprint.add(base, first: Int(header.offset), count: values.count)
+            }
+            slot.ledger.received(.result, from: link.rank)
+        case .ready:
+            guard let digest = Digest(raw: payload), slot.ledger.ready(link.rank, digest) else {
+                throw unexpected(header, link)
+            }
+        }
+        if header.operation == current { try advance() }
+    }
+
+    func reported(_ payload: UnsafeRawBufferPointer, _ link: MemberLink) -> CollectivesError {
+        let what = CollectivesError.Code.name(wire: payload.first ?? 0)
+        let ranks = payload.dropFirst().map { Int($0) }.filter { $0 < plan.memberCount }
+        let blamed = ranks.isEmpty ? "" : " of rank \(ranks.map(String.init).joined(separator: ", "))"
+        return CollectivesError(
+            .peerAborted,
+            "rank \(link.rank) gave up generation \(plan.generation): \(what)\(blamed)",
+            ranks: ranks,
+            reportedBy: link.rank
+        )
+    }
+}
