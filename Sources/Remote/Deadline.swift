@@ -6,6 +6,9 @@ struct Deadline: Sendable {
 
     var hasPassed: Bool { instant <= .now }
 
+    /// True when there is more time left than that.
+    func leaves(_ duration: Duration) -> Bool { .now + duration < instant }
+
     /// The earlier of this moment and one that far from now.
     func limited(to duration: Duration) -> Deadline {
         let other = Deadline(after: duration)

@@ -84,7 +84,7 @@ enum Dialer {
             }
         let reason = code == .timedOut ? "no answer in time (phase connect)" : SystemError.text(errno)
         return RemoteError(
-            host: endpoint.name,
+            host: endpoint.host,
             phase: .connect,
             code: code,
             message: "cannot connect to \(endpoint.name) (\(endpoint.place)): \(reason)",
@@ -125,7 +125,7 @@ enum Dialer {
         case .success(let addresses)? where !addresses.isEmpty: return addresses
         case nil:
             throw RemoteError(
-                host: endpoint.name,
+                host: endpoint.host,
                 phase: .resolve,
                 code: .timedOut,
                 message:
@@ -140,7 +140,7 @@ enum Dialer {
 
     private static func unresolvable(_ endpoint: ResolvedEndpoint, _ reason: String?) -> RemoteError {
         RemoteError(
-            host: endpoint.name,
+            host: endpoint.host,
             phase: .resolve,
             code: .unresolvable,
             message: "cannot reach \(endpoint.name): no address for \(endpoint.address): "

@@ -66,6 +66,26 @@ public protocol Host: Sendable {
     /// - Throws: ``RemoteError``.
     func openStream(_ command: String, onEnd: (@Sendable (StreamEnd) -> Void)?) throws -> Int32
 
+    /// Starts a command several times, for more bytes a second than one stream carries over a long distance.
+    ///
+    /// OpenSSH takes 2 MiB a round trip on one stream, and TCP has limits of its own for a connection; so several streams
+    /// over several connections. Each stream is as one of ``openStream(_:onEnd:)``, except that streams of one connection
+    /// end together when it breaks.
+    ///
+    /// - Parameters:
+    ///   - count: streams, at least 1.
+    ///   - connections: how many connections they are spread over, at least 1; more are made when the host starts
+    ///     fewer commands on one.
+    ///   - onEnd: called once for each stream, with its place in the result.
+    /// - Returns: `count` sockets, all or none.
+    /// - Throws: ``RemoteError``.
+    func openStreams(
+        _ command: String,
+        count: Int,
+        connections: Int,
+        onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
+    ) throws -> [Int32]
+
     /// Sends a file and checks on the other side, by SHA-256, that it arrived; readers see all of the old or new.
     ///
     /// - Parameters:
@@ -95,6 +115,11 @@ extension Host {
 
     /// Starts a command and gives a socket that is its standard input and output.
     public func openStream(_ command: String) throws -> Int32 { try openStream(command, onEnd: nil) }
+
+    /// Starts a command several times over one connection.
+    public func openStreams(_ command: String, count: Int, connections: Int = 1) throws -> [Int32] {
+        try openStreams(command, count: count, connections: connections, onEnd: nil)
+    }
 
     /// Sends a file and checks that it arrived.
     @discardableResult

@@ -111,6 +111,26 @@ public final class LocalHost: Host {
         return ours
     }
 
+    /// Starts a command several times; see ``Host/openStreams(_:count:connections:onEnd:)``.
+    public func openStreams(
+        _ command: String,
+        count: Int,
+        connections: Int,
+        onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
+    ) throws -> [Int32] {
+        precondition(count >= 1 && connections >= 1, "\(count) streams over \(connections) connections")
+        var streams: [Int32] = []
+        do {
+            for index in 0..<count {
+                streams.append(try openStream(command) { end in onEnd?(index, end) })
+            }
+        } catch {
+            for stream in streams { systemClose(stream) }
+            throw error
+        }
+        return streams
+    }
+
     /// Copies a file; see ``Host/upload(_:to:mode:progress:)``.
     @discardableResult
     public func upload(
@@ -119,7 +139,7 @@ public final class LocalHost: Host {
         mode: UInt32,
         progress: (@Sendable (ByteCount) -> Void)?
     ) throws -> Digest {
-        let target = SSHConfig.expand(remotePath)
+        let target = SSHTokens.home(remotePath)
         let bytes = try Files.read(path)
         let digest = Digest(of: bytes)
         try Files.createDirectory(Files.parent(target))

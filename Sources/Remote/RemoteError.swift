@@ -50,6 +50,10 @@ public struct RemoteError: ExplainedError {
         case keyRefused
         /// Our key file is missing, too open, encrypted or no key.
         case badIdentity
+        /// Our key is encrypted, and nobody said its passphrase.
+        case passphraseNeeded
+        /// The local ssh configuration does not lead to the host.
+        case badClientConfiguration
         /// The connection broke.
         case connectionLost
         /// The host does not open a channel or start the command.
@@ -92,10 +96,13 @@ public struct RemoteError: ExplainedError {
         self.hint = hint
     }
 
-    /// 77 for keys of either side, 69 for what keeps us from the host, 73 and 1 for what failed there.
+    /// 77 for keys of either side, 65 for the local configuration, 69 for what keeps us from the host, 73 and 1 for what failed there.
     public var exitCode: ExitCode {
         switch code {
-        case .hostKeyUnknown, .hostKeyChanged, .hostKeyRevoked, .keyRefused, .badIdentity: .keyRefused
+        case .hostKeyUnknown, .hostKeyChanged, .hostKeyRevoked, .keyRefused, .badIdentity,
+            .passphraseNeeded:
+            .keyRefused
+        case .badClientConfiguration: .badInput
         case .unresolvable, .connectionRefused, .unreachable, .timedOut, .handshakeFailed, .connectionLost,
             .channelRefused:
             .unreachable

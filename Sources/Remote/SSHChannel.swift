@@ -2,7 +2,7 @@ internal import Basics
 internal import CSSH
 internal import Glibc
 
-/// One command on a host: its input, its outputs and how it ended.
+/// One command on a host, or one connection that it makes for us: input, outputs and how it ended.
 ///
 /// Belongs to the thread that has the session.
 final class SSHChannel {
@@ -11,6 +11,7 @@ final class SSHChannel {
     private let callbacks: UnsafeMutablePointer<ssh_channel_callbacks_struct>
     private var sinceGrowth = 0
     private var didEndInput = false
+    private var isOpen = false
 
     /// How the command ended; nil while it runs.
     private(set) var exit: ProcessExit?
@@ -20,13 +21,25 @@ final class SSHChannel {
     /// libssh's own window of 1.28 MB carries 25 MB/s at 50 ms. Unit: bytes.
     static let window = 8 << 20
 
-    /// Starts a command.
+    /// What a channel is for.
+    enum Purpose {
+        /// A command for the login shell.
+        case command(String)
+        /// A TCP connection from there to an address.
+        case forward(ResolvedEndpoint)
+    }
+
+    /// True when there is no command whose exit could be waited for.
+    let isForward: Bool
+
+    /// Starts a command or a connection.
     ///
-    /// - Throws: ``RemoteError`` `.channelRefused`, `.connectionLost`, `.timedOut`.
-    init(_ session: SSHSession, command: String, deadline: Deadline) throws {
+    /// - Throws: ``RemoteError`` `.channelRefused`, `.connectionRefused`, `.connectionLost`, `.timedOut`.
+    init(_ session: SSHSession, _ purpose: Purpose, deadline: Deadline) throws {
         guard let handle = ssh_channel_new(session.handle) else { throw session.lost(.open) }
         self.session = session
         self.handle = handle
+        if case .forward = purpose { isForward = true } else { isForward = false }
         callbacks = .allocate(capacity: 1)
         callbacks.initialize(to: ssh_channel_callbacks_struct())
         callbacks.pointee.size = MemoryLayout<ssh_channel_callbacks_struct>.size
@@ -41,25 +54,59 @@ final class SSHChannel {
             Unmanaged<SSHChannel>.fromOpaque(context).takeUnretainedValue().exit = .signalled(number)
         }
         ssh_set_channel_callbacks(handle, callbacks)
-        for step in [{ ssh_channel_open_session(handle) }, { ssh_channel_request_exec(handle, command) }] {
+        switch purpose {
+        case .command(let command):
+            try start(command, deadline: deadline)
+        case .forward(let target):
+            let opened = try session.perform(.open, deadline: deadline) {
+                ssh_channel_open_forward(handle, target.address, Int32(target.port), "127.0.0.1", 0)
+            }
+            guard opened == SSH_OK else { throw refused(target) }
+            isOpen = true
+        }
+    }
+
+    private func start(_ command: String, deadline: Deadline) throws {
+        for step in [
+            { ssh_channel_open_session(self.handle) }, { ssh_channel_request_exec(self.handle, command) },
+        ] {
             guard try session.perform(.open, deadline: deadline, step) == SSH_OK else {
                 if session.isBroken { throw session.lost(.open) }
                 throw RemoteError(
-                    host: session.endpoint.name,
+                    host: session.endpoint.host,
                     phase: .open,
                     code: .channelRefused,
                     message: "\(session.endpoint.name) does not start a command: \(session.reason)",
                     hint: "check MaxSessions and ForceCommand in its sshd_config"
                 )
             }
+            isOpen = true
         }
+    }
+
+    private func refused(_ target: ResolvedEndpoint) -> RemoteError {
+        if session.isBroken { return session.lost(.connect) }
+        let reason = session.reason
+        let isForbidden = reason.contains("prohibited") || reason.contains("error (1)")
+        let isRefused = reason.lowercased().contains("connection refused")
+        return RemoteError(
+            host: target.host,
+            phase: .connect,
+            code: isForbidden ? .channelRefused : isRefused ? .connectionRefused : .unreachable,
+            message: "\(session.endpoint.name) (\(session.endpoint.login)) does not connect us to "
+                + "\(target.name) (\(target.place)): \(reason)",
+            hint: isForbidden
+                ? "allow it in the jump's sshd_config: AllowTcpForwarding yes, and PermitOpen if it is set"
+                : "check that \(target.place) can be reached from the jump"
+        )
     }
 
     deinit {
         // ssh_free has freed the channels of a closed session.
         if !session.isClosed {
             ssh_remove_channel_callbacks(handle, callbacks)
-            ssh_channel_close(handle)
+            // One that was never opened has number 0 over there, which is another stream's.
+            if isOpen { ssh_channel_close(handle) }
             ssh_channel_free(handle)
         }
         callbacks.deallocate()

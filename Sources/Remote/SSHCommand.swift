@@ -45,7 +45,11 @@ extension SSHSession {
     ) throws -> CommandResult {
         let phase: RemoteError.Phase = stall == nil ? .command : .upload
         let mark = "coord-" + Digest.hex(Sealing.randomBytes(8))
-        let channel = try SSHChannel(self, command: SSHCommand.marked(command, mark: mark), deadline: open)
+        let channel = try SSHChannel(
+            self,
+            .command(SSHCommand.marked(command, mark: mark)),
+            deadline: open
+        )
         started()
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: SSHChannel.window, alignment: 16)
         defer { buffer.deallocate() }
@@ -64,7 +68,7 @@ extension SSHSession {
             moved += fromOutput + fromErrors
             guard output.count <= CommandLimits.output, errors.count <= CommandLimits.output else {
                 throw RemoteError(
-                    host: endpoint.name,
+                    host: endpoint.host,
                     phase: phase,
                     code: .tooMuchOutput,
                     message:
@@ -106,7 +110,7 @@ extension SSHSession {
                 throw lost(phase, "it closed the channel without saying how the command ended")
             }
             if deadline.hasPassed { throw late(channel, phase) }
-            _ = try wait(phase, deadline: deadline)
+            try wait(phase, deadline: deadline)
         }
     }
 

@@ -1,5 +1,4 @@
 internal import Basics
-internal import Glibc
 
 /// What the system's ssh client makes of a name: the answer of `ssh -G`.
 ///
@@ -8,9 +7,25 @@ struct SSHConfig: Sendable, Equatable {
     var hostName: String?
     var port: UInt16?
     var user: String?
+    /// Key files, best first, not expanded yet.
     var identities: [String] = []
+    /// Offer no other key of the agent than those of `identities`.
+    var identitiesOnly = false
+    /// The agent's socket, `none`, `SSH_AUTH_SOCK` or a variable; nil = the environment's.
+    var identityAgent: String?
+    /// The name under which the host's key is known, instead of its address.
+    var hostKeyAlias: String?
+    /// The person's own known hosts, then the machine's; only ever read.
+    var knownHosts: [String] = []
+    /// How often a waiting connection says that it is alive; unit: seconds; 0 = the file does not say.
+    var serverAliveInterval = 0
+    /// How many of those may stay without an answer.
+    var serverAliveCountMax = 3
     var proxyJump: String?
     var proxyCommand: String?
+    var proxyPassesDescriptor = false
+    /// True when only the system's client could go that way, and there is none.
+    var needsClient = false
 
     /// Reads lines of `key value`, keys in lower case.
     init(output: String) {
@@ -22,51 +37,32 @@ struct SSHConfig: Sendable, Equatable {
             case "hostname": hostName = value
             case "port": port = UInt16(value)
             case "user": user = value
-            case "identityfile": identities.append(value)
+            case "identityfile": if value != "none" { identities.append(value) }
+            case "identitiesonly": identitiesOnly = value == "yes"
+            case "identityagent": identityAgent = value
+            case "hostkeyalias": hostKeyAlias = value
+            case "userknownhostsfile": knownHosts = Self.paths(value) + knownHosts
+            case "globalknownhostsfile": knownHosts += Self.paths(value)
+            case "serveraliveinterval": serverAliveInterval = Int(value) ?? 0
+            case "serveralivecountmax": serverAliveCountMax = Int(value) ?? 3
             case "proxyjump": proxyJump = value == "none" ? nil : value
             case "proxycommand": proxyCommand = value == "none" ? nil : value
+            case "proxyusefdpass": proxyPassesDescriptor = value == "yes"
             default: break
             }
         }
     }
 
-    /// Asks the system's client; nil when there is none or it refuses the name.
-    static func ask(_ alias: String, client: String = "/usr/bin/ssh") -> SSHConfig? {
-        guard Files.kind(client) == .file, !alias.hasPrefix("-"),
-            let answer = try? ChildProcess.run([client, "-G", alias]), answer.exit.isSuccess
-        else { return nil }
-        return SSHConfig(output: String(decoding: answer.output, as: UTF8.self))
-    }
-
-    /// `~/…` under the home folder.
-    static func expand(_ path: String) -> String {
-        guard path.hasPrefix("~/"), let home = getenv("HOME").map({ String(cString: $0) }) else {
-            return path
+    /// Several absolute paths in one line, without quotes: a space before a `/` or `~` begins the next.
+    private static func paths(_ text: String) -> [String] {
+        var paths: [String] = []
+        for word in text.split(separator: " ") {
+            if paths.isEmpty || word.hasPrefix("/") || word.hasPrefix("~") || word == "none" {
+                paths.append(String(word))
+            } else {
+                paths[paths.count - 1] += " " + word
+            }
         }
-        return home + path.dropFirst(1)
-    }
-}
-
-extension SSHEndpoint {
-    /// Fills in what the cluster file leaves open.
-    ///
-    /// Explicit values win over `~/.ssh/config`; an address with user, port and key asks nobody.
-    func resolved(config: (String) -> SSHConfig? = { SSHConfig.ask($0) }) -> ResolvedEndpoint {
-        let isComplete = user != nil && port != nil && identity != nil && Dialer.isNumeric(address)
-        let answer = isComplete ? nil : config(address)
-        let own =
-            getenv("USER").map { String(cString: $0) }
-            ?? getpwuid(getuid()).map { String(cString: $0.pointee.pw_name) }
-        let defaults = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"]
-        let others = answer.map { $0.identities.isEmpty ? defaults : $0.identities } ?? defaults
-        return ResolvedEndpoint(
-            name: name,
-            address: answer?.hostName ?? address,
-            port: port ?? answer?.port ?? 22,
-            user: user ?? answer?.user ?? own ?? "root",
-            identities: (identity.map { [$0] } ?? others).map(SSHConfig.expand),
-            hasExplicitIdentity: identity != nil,
-            proxyJump: answer?.proxyJump
-        )
+        return paths.filter { $0 != "none" }
     }
 }

@@ -10,12 +10,14 @@ public struct SSHEndpoint: Sendable, Hashable {
     public var port: UInt16?
     /// The login name; nil = what `~/.ssh/config` says, else ours.
     public var user: String?
-    /// The private key file; nil = the agent's keys, then `~/.ssh/config`'s, then the default ones.
+    /// The private key file, the only key that is offered; nil = the agent's keys and `~/.ssh/config`'s, as ssh itself.
     public var identity: String?
     /// The file with the host keys that we trust.
     public var knownHosts: String
-    /// Pins the host's key by its fingerprint (`SHA256:…`), whatever the file says.
+    /// Pins the host's key, whatever files say: `SHA256:…`, or a line such as `ssh-ed25519 AAAA…`.
     public var hostKeyFingerprint: String?
+    /// The ssh configuration to read; nil = the person's own and the machine's.
+    public var configFile: String?
 
     /// Describes an endpoint.
     public init(
@@ -25,7 +27,8 @@ public struct SSHEndpoint: Sendable, Hashable {
         user: String? = nil,
         identity: String? = nil,
         knownHosts: String = "keys/known_hosts",
-        hostKeyFingerprint: String? = nil
+        hostKeyFingerprint: String? = nil,
+        configFile: String? = nil
     ) {
         self.name = name
         self.address = address
@@ -34,6 +37,7 @@ public struct SSHEndpoint: Sendable, Hashable {
         self.identity = identity
         self.knownHosts = knownHosts
         self.hostKeyFingerprint = hostKeyFingerprint
+        self.configFile = configFile
     }
 }
 
@@ -51,6 +55,8 @@ public enum HostKeyPolicy: Sendable {
 public struct HostKeyQuestion: Sendable, Equatable {
     /// The host's name in the cluster file.
     public var host: String
+    /// What shows the key: the host, or a jump on the way to it.
+    public var station: String
     /// Its address and port.
     public var address: String
     /// The key that it showed.
@@ -84,24 +90,4 @@ public struct SSHTimeouts: Sendable {
         self.authenticate = authenticate
         self.open = open
     }
-}
-
-/// An endpoint whose alias, port, user and keys are known.
-struct ResolvedEndpoint: Sendable {
-    var name: String
-    var address: String
-    var port: UInt16
-    var user: String
-    /// Key files to try, best first; an explicit one is the only one.
-    var identities: [String]
-    var hasExplicitIdentity: Bool
-    /// A jump that `~/.ssh/config` asks for, in ssh's own words; nil = none.
-    var proxyJump: String?
-
-    /// `user@address:port`, for messages.
-    var login: String { "\(user)@\(place)" }
-    /// `address:port`, for messages.
-    var place: String { address.contains(":") ? "[\(address)]:\(port)" : "\(address):\(port)" }
-    /// The command a person would try.
-    var command: String { "ssh -p \(port) \(user)@\(address)" }
 }

@@ -6,8 +6,9 @@ internal import Synchronization
 
 /// A machine that answers SSH.
 ///
-/// Each stream has a connection of its own, with a thread that owns it; `run` and `upload` take an idle connection or
-/// make one. So nothing waits for anything else (a full stream cannot hold up a command), a stream that dies takes
+/// Each connection has a thread that owns it. A stream of ``openStream(_:onEnd:)`` has a connection of its own; those of
+/// ``openStreams(_:count:connections:onEnd:)`` share as many as were asked for; `run` and `upload` take an idle connection
+/// or make one. So nothing waits for anything else (a full stream cannot hold up a command), a stream that dies takes
 /// only itself along, several streams use several cores for their ciphers, and `MaxSessions 1` is enough. The price is a handshake
 /// for each stream, 30 ms and a few round trips.
 public final class SSHHost: Host {
@@ -15,7 +16,6 @@ public final class SSHHost: Host {
         var idle: [SSHSession] = []
         /// Sockets of the connections in use, to shut them down.
         var inUse: [ObjectIdentifier: Int32] = [:]
-        var resolved: ResolvedEndpoint?
         var isTrusted = false
         var isClosed = false
     }
@@ -25,31 +25,50 @@ public final class SSHHost: Host {
     /// Where it answers.
     public let endpoint: SSHEndpoint
 
-    private let policy: HostKeyPolicy
-    private let timeouts: SSHTimeouts
-    private let onPhase: (@Sendable (RemoteError.Phase) -> Void)?
+    private let connector: SSHConnector
+    private let source: SSHConfigSource
+    private var timeouts: SSHTimeouts { connector.timeouts }
     private let state = Mutex(State())
     /// Until the host's key was judged once, one connection at a time: a person is asked once.
     private let first = DispatchSemaphore(value: 1)
     /// sshd drops connections beyond 10 that have not logged in (MaxStartups).
     private let logins = DispatchSemaphore(value: 6)
 
+    /// Signalled when the host is closed, for those who wait before they try again.
+    private let closing = DispatchSemaphore(value: 0)
+
     /// At most this many connections wait for the next command.
     private static let idleLimit = 2
 
+    /// A host that is asked too often at once (MaxStartups) hangs up before its first word; soon after it does not.
+    private static let patience = RetryPolicy(limit: .seconds(15))
+
     /// Describes a host; connects when it is used.
     ///
-    /// - Parameter onPhase: told of each phase that a connection enters, on the thread that connects.
-    public init(
+    /// - Parameters:
+    ///   - passphrase: asked for the passphrase of an encrypted key, once for each connection.
+    ///   - onPhase: told of each phase that a connection enters, on the thread that connects.
+    public convenience init(
         _ endpoint: SSHEndpoint,
         policy: HostKeyPolicy = .strict,
+        passphrase: PassphraseSource? = nil,
         timeouts: SSHTimeouts = SSHTimeouts(),
         onPhase: (@Sendable (RemoteError.Phase) -> Void)? = nil
     ) {
-        self.endpoint = endpoint
-        self.policy = policy
-        self.timeouts = timeouts
-        self.onPhase = onPhase
+        let connector = SSHConnector(
+            endpoint: endpoint,
+            policy: policy,
+            passphrase: passphrase,
+            timeouts: timeouts,
+            onPhase: onPhase
+        )
+        self.init(connector, source: .shared)
+    }
+
+    init(_ connector: SSHConnector, source: SSHConfigSource) {
+        endpoint = connector.endpoint
+        self.connector = connector
+        self.source = source
         // libssh writes with send(2) without MSG_NOSIGNAL.
         PipeSignal.ignore()
     }
@@ -67,44 +86,109 @@ public final class SSHHost: Host {
 
     /// Starts a command and gives a socket that is its standard input and output; see ``Host/openStream(_:onEnd:)``.
     public func openStream(_ command: String, onEnd: (@Sendable (StreamEnd) -> Void)?) throws -> Int32 {
-        let deadline = Deadline(after: timeouts.total)
-        let session = try connect(deadline: deadline)
-        var ends: [Int32] = [-1, -1]
-        let kind = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
-        let pump: StreamPump
-        do {
-            let channel = try SSHChannel(
-                session,
-                command: SSHCommand.plain(command),
-                deadline: deadline.limited(to: timeouts.open)
-            )
-            guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else {
-                throw session.lost(.open, SystemError.text(errno))
+        let session = try connect(deadline: Deadline(after: timeouts.total))
+        return try start([onEnd], command, on: session)[0]
+    }
+
+    /// Starts a command several times over a few connections; see ``Host/openStreams(_:count:connections:onEnd:)``.
+    ///
+    /// - Cost: the handshakes of all connections at the same time; a thread a connection, 8 MiB of address space a stream.
+    public func openStreams(
+        _ command: String,
+        count: Int,
+        connections: Int,
+        onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
+    ) throws -> [Int32] {
+        precondition(count >= 1 && connections >= 1, "\(count) streams over \(connections) connections")
+        let groups = (0..<min(count, connections)).map { Array(stride(from: $0, to: count, by: connections)) }
+        let opened = Mutex<[Int: Int32]>([:])
+        let failure = Mutex<(any Error)?>(nil)
+        let all = DispatchGroup()
+        for group in groups {
+            all.enter()
+            OwnThread.start("coord-open") { [self] in
+                defer { all.leave() }
+                do {
+                    let streams = try openGroup(command, group, onEnd)
+                    opened.withLock { $0.merge(streams) { $1 } }
+                } catch {
+                    failure.withLock { $0 = error }
+                }
             }
-            pump = StreamPump(session: session, channel: channel, local: ends[0])
+        }
+        // Each phase of connecting has its deadline.
+        all.wait()
+        let streams = opened.withLock { $0 }
+        if let error = failure.withLock({ $0 }) {
+            for stream in streams.values { systemClose(stream) }
+            throw error
+        }
+        return streams.sorted { $0.key < $1.key }.map(\.value)
+    }
+
+    /// Opens streams over one connection, or more when the host starts fewer commands on one (MaxSessions).
+    private func openGroup(
+        _ command: String,
+        _ indices: [Int],
+        _ onEnd: (@Sendable (Int, StreamEnd) -> Void)?
+    ) throws -> [Int: Int32] {
+        var opened: [Int: Int32] = [:]
+        do {
+            while opened.count < indices.count {
+                let rest = indices[opened.count...]
+                let session = try connect(deadline: Deadline(after: timeouts.total))
+                let ends = rest.map { index in onEnd.map { onEnd in { @Sendable end in onEnd(index, end) } } }
+                for (index, stream) in zip(rest, try start(ends, command, on: session)) {
+                    opened[index] = stream
+                }
+            }
         } catch {
+            for stream in opened.values { systemClose(stream) }
+            throw error
+        }
+        return opened
+    }
+
+    /// Starts a command as often as the connection takes it, at least once; the connection belongs to the streams then.
+    private func start(
+        _ ends: [(@Sendable (StreamEnd) -> Void)?],
+        _ command: String,
+        on session: SSHSession
+    ) throws -> [Int32] {
+        var streams: [PumpedStream] = []
+        var theirs: [Int32] = []
+        do {
+            let deadline = Deadline(after: timeouts.open)
+            for onEnd in ends {
+                let channel: SSHChannel
+                do {
+                    channel = try SSHChannel(session, .command(SSHCommand.plain(command)), deadline: deadline)
+                } catch let error as RemoteError where error.code == .channelRefused && !streams.isEmpty {
+                    break
+                }
+                var pair: [Int32] = [-1, -1]
+                let kind = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+                guard socketpair(AF_UNIX, kind, 0, &pair) == 0 else {
+                    throw session.lost(.open, SystemError.text(errno))
+                }
+                let stream = PumpedStream(session, channel, local: pair[0])
+                stream.onEnd = onEnd
+                streams.append(stream)
+                theirs.append(pair[1])
+            }
+        } catch {
+            for stream in streams {
+                stream.onEnd = nil
+                stream.finish(nil)
+            }
+            for descriptor in theirs { systemClose(descriptor) }
             release(session, isReusable: false)
             throw error
         }
-        let owned = Handed(pump)
-        OwnThread.start("coord-stream") {
-            let end = owned.value.run()
-            let local = owned.value.local
-            // Unread bytes in a closed socket would turn the other side's end of file into an error.
-            shutdown(local, Int32(SHUT_RDWR))
-            var scrap = [UInt8](repeating: 0, count: 65536)
-            while recv(local, &scrap, scrap.count, Int32(MSG_DONTWAIT)) > 0 {}
-            systemClose(local)
-            self.release(owned.value.session, isReusable: false)
-            onEnd?(end)
+        HandedPump(StreamPump(session: session, streams: streams)).start("coord-stream") { session in
+            self.release(session, isReusable: false)
         }
-        return ends[1]
-    }
-
-    /// Safety: whoever makes it gives the value away to one thread and touches it no more.
-    private struct Handed: @unchecked Sendable {
-        let value: StreamPump
-        init(_ value: StreamPump) { self.value = value }
+        return theirs
     }
 
     /// Ends all connections; see ``Host/close()``.
@@ -116,28 +200,28 @@ public final class SSHHost: Host {
             defer { state.idle = [] }
             return state.idle
         }
+        closing.signal()
         for session in idle { session.close() }
     }
 
     /// Connects far enough to see a host's key, without showing it anything of ours.
     ///
-    /// - Throws: ``RemoteError``.
+    /// - Throws: ``RemoteError``; the keys of jumps on the way must be known.
     public static func fetchHostKey(
         _ endpoint: SSHEndpoint,
         timeouts: SSHTimeouts = SSHTimeouts()
     ) throws -> HostKey {
-        let resolved = endpoint.resolved()
-        let deadline = Deadline(after: timeouts.total)
-        let socket = try Dialer.connect(resolved, timeouts: timeouts, deadline: deadline)
-        let session = try SSHSession(socket: socket, endpoint: resolved, hostKeyKinds: [])
-        defer { session.close() }
-        return try session.handshake(deadline: deadline.limited(to: timeouts.handshake))
+        PipeSignal.ignore()
+        let route = try SSHRoute.resolve(endpoint, timeout: timeouts.resolve)
+        let connector = SSHConnector(endpoint: endpoint, policy: .strict, timeouts: timeouts)
+        return try connector.fetchKey(route, deadline: Deadline(after: timeouts.total))
     }
 
     /// How an endpoint is called in its file of known hosts.
-    public static func knownHostsName(_ endpoint: SSHEndpoint) -> String {
-        let resolved = endpoint.resolved()
-        return KnownHosts.name(address: resolved.address, port: resolved.port)
+    ///
+    /// - Throws: ``RemoteError`` when `~/.ssh/config` can't be read.
+    public static func knownHostsName(_ endpoint: SSHEndpoint) throws -> String {
+        try SSHRoute.resolve(endpoint).target.knownAs
     }
 
     // MARK: Connections
@@ -206,33 +290,8 @@ public final class SSHHost: Host {
             }
         }
         defer { gate.signal() }
-        onPhase?(.resolve)
-        let resolved =
-            state.withLock { $0.resolved } ?? endpoint.resolved()
-        if let jump = resolved.proxyJump {
-            throw RemoteError(
-                host: name,
-                phase: .resolve,
-                code: .unreachable,
-                message: "~/.ssh/config reaches \(name) through \(jump), which is not supported yet"
-            )
-        }
-        let trust = SSHTrust(endpoint: endpoint, resolved: resolved, policy: policy)
-        let kinds = try trust.knownKinds()
-        onPhase?(.connect)
-        let socket = try Dialer.connect(resolved, timeouts: timeouts, deadline: deadline)
-        let session = try SSHSession(socket: socket, endpoint: resolved, hostKeyKinds: kinds)
-        do {
-            let key = try session.handshake(deadline: deadline.limited(to: timeouts.handshake))
-            onPhase?(.trust)
-            try trust.check(key)
-            try session.authenticate(deadline: deadline.limited(to: timeouts.authenticate))
-        } catch {
-            session.close()
-            throw error
-        }
+        let session = try connectPatiently(deadline: deadline)
         let isClosed = state.withLock { state in
-            state.resolved = resolved
             state.isTrusted = true
             if !state.isClosed { state.inUse[ObjectIdentifier(session)] = session.socket }
             return state.isClosed
@@ -242,6 +301,38 @@ public final class SSHHost: Host {
             throw session.lost(.connect, "it was closed here")
         }
         return session
+    }
+
+    /// Waits; true when the host was closed meanwhile.
+    private func isClosed(within pause: Duration) -> Bool {
+        let milliseconds = Int(pause / .milliseconds(1))
+        guard closing.wait(timeout: .now() + .milliseconds(milliseconds)) == .success else { return false }
+        // For whoever else waits.
+        closing.signal()
+        return true
+    }
+
+    /// Connects; tries again when the host hangs up before it says a word.
+    ///
+    /// Nothing has happened then that could happen twice. What else may pass by itself (a closed port, no route) is
+    /// told at once: whether a host is worth waiting for is for the caller to say.
+    private func connectPatiently(deadline: Deadline) throws -> SSHSession {
+        let started = ContinuousClock.now
+        var failures = 0
+        while true {
+            do {
+                connector.onPhase?(.resolve)
+                let route = try SSHRoute.resolve(endpoint, source: source, timeout: timeouts.resolve)
+                return try connector.connect(route, deadline: deadline)
+            } catch let error as RemoteError where error.phase == .handshake && error.code == .connectionLost
+            {
+                failures += 1
+                let elapsed = ContinuousClock.now - started
+                let random = Double.random(in: 0..<1)
+                let pause = Self.patience.pause(failures: failures, elapsed: elapsed, random: random)
+                guard let pause, deadline.leaves(pause), !isClosed(within: pause) else { throw error }
+            }
+        }
     }
 }
 

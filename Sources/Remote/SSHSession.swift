@@ -15,6 +15,8 @@ final class SSHSession: @unchecked Sendable {
     /// Our descriptor of the connection, for poll(2) and for shutting it down.
     let socket: Int32
     let endpoint: ResolvedEndpoint
+    /// What the connection runs through; nil = TCP of its own.
+    private let carrier: (any Carrier)?
 
     // libssh 0.10 closes the descriptor it was given on errors, but not on ssh_disconnect, and does not tell. It gets
     // a duplicate, closed at the end only when it still names the same socket.
@@ -25,25 +27,23 @@ final class SSHSession: @unchecked Sendable {
     private var lastHeard = ContinuousClock.now
     private var lastBeat = ContinuousClock.now
 
-    /// How often a waiting connection says that it is alive.
-    static let heartbeat = Duration.seconds(15)
-    /// How long the other side may be silent, although it was asked.
-    static let patience = Duration.seconds(60)
-
-    /// The ciphers by speed with AES instructions; reference: 385 MB/s for gcm, 224 for chacha20.
-    private static let ciphers =
-        "aes256-gcm@openssh.com,aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr"
-
     /// Takes a connected socket and owns it from now on.
     ///
     /// - Throws: ``RemoteError`` `.handshakeFailed`.
-    init(socket: Int32, endpoint: ResolvedEndpoint, hostKeyKinds: [String]) throws {
+    init(
+        socket: Int32,
+        endpoint: ResolvedEndpoint,
+        carrier: (any Carrier)? = nil,
+        hostKeyKinds: [String],
+        ciphers: String = SSHCiphers.own
+    ) throws {
         let lent = dup3(socket)
         guard lent >= 0, let handle = ssh_new() else {
             if lent >= 0 { systemClose(lent) }
             systemClose(socket)
+            carrier?.end()
             throw RemoteError(
-                host: endpoint.name,
+                host: endpoint.host,
                 phase: .handshake,
                 code: .handshakeFailed,
                 message: "cannot make an SSH session for \(endpoint.name): out of memory or descriptors"
@@ -53,6 +53,7 @@ final class SSHSession: @unchecked Sendable {
         self.lent = lent
         self.handle = handle
         self.endpoint = endpoint
+        self.carrier = carrier
         received = .allocate(capacity: 1)
         received.initialize(to: ssh_counter_struct())
         // The config file was read by the system's client already (SSHConfig); libssh would let its Port win.
@@ -64,8 +65,8 @@ final class SSHSession: @unchecked Sendable {
         set(SSH_OPTIONS_KNOWNHOSTS, "/dev/null")
         set(SSH_OPTIONS_GLOBAL_KNOWNHOSTS, "/dev/null")
         set(SSH_OPTIONS_USER, endpoint.user)
-        set(SSH_OPTIONS_CIPHERS_C_S, Self.ciphers)
-        set(SSH_OPTIONS_CIPHERS_S_C, Self.ciphers)
+        set(SSH_OPTIONS_CIPHERS_C_S, ciphers)
+        set(SSH_OPTIONS_CIPHERS_S_C, ciphers)
         set(SSH_OPTIONS_HOSTKEYS, Self.algorithms(preferring: hostKeyKinds))
         ssh_set_counters(handle, received, nil)
         ssh_set_blocking(handle, 0)
@@ -87,6 +88,7 @@ final class SSHSession: @unchecked Sendable {
             systemClose(lent)
         }
         systemClose(socket)
+        carrier?.end()
         received.deallocate()
     }
 
@@ -112,8 +114,15 @@ final class SSHSession: @unchecked Sendable {
 
     // MARK: Waiting
 
-    /// What libssh says went wrong, fit for a message.
-    var reason: String { Self.printable(String(cString: ssh_get_error(UnsafeMutableRawPointer(handle)))) }
+    /// What libssh says went wrong, and what carried a connection that broke; fit for a message.
+    var reason: String {
+        let own = Self.printable(String(cString: ssh_get_error(UnsafeMutableRawPointer(handle))))
+        guard isBroken, let failure = carrier?.failure else { return own }
+        return own.isEmpty ? failure : "\(own); \(failure)"
+    }
+
+    /// What encrypts what we send; nil before the handshake.
+    var cipher: String? { ssh_get_cipher_out(handle).map { String(cString: $0) } }
 
     /// True when the connection can't be used any more.
     var isBroken: Bool {
@@ -121,22 +130,29 @@ final class SSHSession: @unchecked Sendable {
             || ssh_is_connected(handle) == 0
     }
 
+    /// Blocks until the socket is ready, or a second has passed.
+    func wait(_ phase: RemoteError.Phase, deadline: Deadline? = nil) throws {
+        var others: [pollfd] = []
+        try wait(phase, deadline: deadline, listens: true, others: &others)
+    }
+
     /// Blocks until the socket, or another descriptor, is ready, or a second has passed.
     ///
-    /// - Parameter other: a second descriptor to wait for.
+    /// - Parameter others: further descriptors to wait for, and what became of them.
     /// - Throws: ``RemoteError`` `.connectionLost` when the other side has been silent for too long.
     func wait(
         _ phase: RemoteError.Phase,
         deadline: Deadline? = nil,
-        listens: Bool = true,
-        other: pollfd = pollfd(fd: -1, events: 0, revents: 0)
-    ) throws -> pollfd {
+        listens: Bool,
+        others: inout [pollfd]
+    ) throws {
         let flags = ssh_get_poll_flags(handle)
         let events = (listens ? Int16(POLLIN) : 0) | (flags & SSH_WRITE_PENDING != 0 ? Int16(POLLOUT) : 0)
-        var watched = [pollfd(fd: events == 0 ? -1 : socket, events: events, revents: 0), other]
-        _ = poll(&watched, 2, deadline?.milliseconds ?? 1000)
+        others.append(pollfd(fd: events == 0 ? -1 : socket, events: events, revents: 0))
+        defer { others.removeLast() }
+        let patience = min(Int32(endpoint.keepalive.interval.components.seconds * 1000), 1000)
+        _ = poll(&others, nfds_t(others.count), min(deadline?.milliseconds ?? 1000, patience))
         if listens { try beat(phase) } else { lastHeard = .now }
-        return watched[1]
     }
 
     private func beat(_ phase: RemoteError.Phase) throws {
@@ -147,8 +163,12 @@ final class SSHSession: @unchecked Sendable {
         }
         // Before the login is done a keepalive would be an error of protocol; the phases have their own deadlines.
         guard phase == .command || phase == .stream || phase == .upload else { return }
-        if lastHeard.duration(to: now) > Self.patience { throw lost(phase, "nothing heard for a minute") }
-        if lastHeard.duration(to: now) > Self.heartbeat, lastBeat.duration(to: now) > Self.heartbeat {
+        let silence = lastHeard.duration(to: now)
+        let keepalive = endpoint.keepalive
+        if silence > keepalive.patience {
+            throw lost(phase, "nothing heard for \(keepalive.patience.components.seconds) s")
+        }
+        if silence > keepalive.interval, lastBeat.duration(to: now) > keepalive.interval {
             lastBeat = now
             ssh_send_keepalive(handle)
         }
@@ -167,13 +187,13 @@ final class SSHSession: @unchecked Sendable {
                 return SSH_ERROR
             }
             guard !deadline.hasPassed else { throw timedOut(phase) }
-            _ = try wait(phase, deadline: deadline)
+            try wait(phase, deadline: deadline)
         }
     }
 
     func timedOut(_ phase: RemoteError.Phase) -> RemoteError {
         RemoteError(
-            host: endpoint.name,
+            host: endpoint.host,
             phase: phase,
             code: .timedOut,
             message: "\(endpoint.name) (\(endpoint.login)) took too long in phase \(phase.rawValue)",
@@ -185,7 +205,7 @@ final class SSHSession: @unchecked Sendable {
 
     func lost(_ phase: RemoteError.Phase, _ why: String? = nil) -> RemoteError {
         RemoteError(
-            host: endpoint.name,
+            host: endpoint.host,
             phase: phase,
             code: .connectionLost,
             message: "the connection to \(endpoint.name) (\(endpoint.login)) broke: \(why ?? reason)"
@@ -207,10 +227,20 @@ final class SSHSession: @unchecked Sendable {
     /// - Returns: the host's key, not yet trusted.
     /// - Throws: ``RemoteError`` `.handshakeFailed`, `.timedOut`.
     func handshake(deadline: Deadline) throws -> HostKey {
+        do {
+            try Greeting(socket: socket, endpoint: endpoint).skip(deadline: deadline)
+        } catch var error as RemoteError {
+            if let failure = carrier?.failure {
+                error.message += "; \(failure)"
+                // The host may never have been asked: no reason to ask it again at once.
+                if carrier is ProxyCarrier { error.code = .unreachable }
+            }
+            throw error
+        }
         let result = try perform(.handshake, deadline: deadline) { ssh_connect(handle) }
         guard result == SSH_OK else {
             throw RemoteError(
-                host: endpoint.name,
+                host: endpoint.host,
                 phase: .handshake,
                 code: .handshakeFailed,
                 message:
@@ -229,7 +259,7 @@ final class SSHSession: @unchecked Sendable {
             let text, let hostKey = HostKey(base64: String(cString: text))
         else {
             throw RemoteError(
-                host: endpoint.name,
+                host: endpoint.host,
                 phase: .handshake,
                 code: .handshakeFailed,
                 message: "\(endpoint.name) (\(endpoint.place)) shows a host key that cannot be read"

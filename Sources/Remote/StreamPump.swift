@@ -2,12 +2,35 @@ internal import Basics
 internal import CSSH
 internal import Glibc
 
-/// Carries bytes between one channel and one socket, on a thread of its own, until both are done.
-struct StreamPump {
-    let session: SSHSession
-    let channel: SSHChannel
-    /// Our end of the socket pair.
-    let local: Int32
+/// One stream: a channel on one side, our end of a socket pair on the other.
+///
+/// Belongs to the thread of its ``StreamPump``.
+final class PumpedStream {
+    private let session: SSHSession
+    /// Nil when the stream is over: the channel closes when it goes.
+    private var channel: SSHChannel?
+    private let local: Int32
+    /// Told before the socket is closed.
+    var beforeClose: (@Sendable (StreamEnd) -> Void)?
+    /// Told when all is over.
+    var onEnd: (@Sendable (StreamEnd) -> Void)?
+    /// How the stream ended; nil while it is open.
+    private(set) var end: StreamEnd?
+
+    private let fromRemote = UnsafeMutableRawBufferPointer.allocate(
+        byteCount: SSHChannel.window + PumpedStream.gathered,
+        alignment: 16
+    )
+    private let fromLocal = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 16)
+    private var inbound = 0..<0
+    private var outbound = 0..<0
+    private var remoteEnded = false
+    private var localEnded = false
+    private var listenerGone = false
+    /// When a stream that nobody has on the other side any more is given up.
+    private var giveUp: Deadline?
+    private var didShutDown = false
+    private var errors: [UInt8] = []
 
     /// How long a command may go on once nobody listens and its input is over.
     private static let grace = Duration.seconds(2)
@@ -20,147 +43,203 @@ struct StreamPump {
     /// How much is collected before it is handed on; unit: bytes.
     private static let gathered = 256 << 10
 
-    private struct Progress {
-        var inbound = 0..<0
-        var outbound = 0..<0
-        var remoteEnded = false
-        var localEnded = false
-        var listenerGone = false
-        /// When a stream that nobody has on the other side any more is given up.
-        var giveUp: Deadline?
-        var didShutDown = false
-        var errors: [UInt8] = []
+    /// Takes the channel and our end of the socket pair.
+    init(_ session: SSHSession, _ channel: SSHChannel, local: Int32) {
+        self.session = session
+        self.channel = channel
+        self.local = local
     }
 
-    /// Blocks until the stream is over; closes neither the socket nor the session.
-    func run() -> StreamEnd {
-        let fromRemote = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: SSHChannel.window + Self.gathered,
-            alignment: 16
-        )
-        let fromLocal = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 16)
-        defer {
-            fromRemote.deallocate()
-            fromLocal.deallocate()
-        }
-        var state = Progress()
-        do {
-            while true {
-                var moved = receive(&state, fromRemote)
-                moved = try send(&state, fromLocal) || moved
-                if state.remoteEnded, state.inbound.isEmpty {
-                    if !state.didShutDown {
-                        state.didShutDown = true
-                        shutdown(local, Int32(SHUT_WR))
-                    }
-                    channel.takeEnd()
-                    if channel.exit != nil { break }
-                    if session.isBroken { throw session.lost(.stream) }
-                    if channel.isClosed {
-                        throw session.lost(.stream, "it closed the channel without a word")
-                    }
-                }
-                if session.isBroken, !moved { throw session.lost(.stream) }
-                if state.giveUp?.hasPassed == true { break }
-                if !moved { try wait(&state) }
+    deinit {
+        fromRemote.deallocate()
+        fromLocal.deallocate()
+    }
+
+    /// Moves what can be moved without waiting; true when something moved.
+    ///
+    /// - Throws: ``RemoteError`` when the connection is lost.
+    func move() throws -> Bool {
+        guard let channel else { return false }
+        var moved = receive(channel)
+        moved = send(channel) || moved
+        if remoteEnded, inbound.isEmpty {
+            // A broken connection closes its channels too: whoever it carried must hear why before the end.
+            if channel.isForward, session.isBroken { throw session.lost(.stream) }
+            if !didShutDown {
+                didShutDown = true
+                shutdown(local, Int32(SHUT_WR))
             }
-            return StreamEnd(exit: channel.exit, errors: state.errors, error: nil)
-        } catch {
-            return StreamEnd(exit: channel.exit, errors: state.errors, error: error as? RemoteError)
+            channel.takeEnd()
+            let isOver =
+                channel.isForward
+                ? channel.isClosed || localEnded && outbound.isEmpty : channel.exit != nil
+            if isOver {
+                finish(nil)
+                return true
+            }
+            if session.isBroken { throw session.lost(.stream) }
+            if channel.isClosed {
+                finish(session.lost(.stream, "it closed the channel without a word"))
+                return true
+            }
         }
+        if session.isBroken, !moved { throw session.lost(.stream) }
+        if giveUp?.hasPassed == true || channel.isForward && listenerGone { finish(nil) }
+        return moved
+    }
+
+    /// Ends the stream: closes the channel and tells the listener.
+    func finish(_ error: RemoteError?) {
+        guard end == nil else { return }
+        let end = StreamEnd(exit: channel?.exit, errors: errors, error: error)
+        self.end = end
+        channel = nil
+        beforeClose?(end)
+        // Unread bytes in a closed socket would turn the other side's end of file into an error.
+        shutdown(local, Int32(SHUT_RDWR))
+        while recv(local, fromLocal.baseAddress, fromLocal.count, Int32(MSG_DONTWAIT)) > 0 {}
+        close(local)
     }
 
     /// Moves bytes from the command to the socket; true when something moved.
-    private func receive(_ state: inout Progress, _ buffer: UnsafeMutableRawBufferPointer) -> Bool {
+    private func receive(_ channel: SSHChannel) -> Bool {
         var moved = false
-        if state.inbound.isEmpty, !state.remoteEnded {
+        if inbound.isEmpty, !remoteEnded {
             // Packets bring 32 KB at most: gathered, they wake the reader less often.
             var n = 0
             while n < Self.gathered {
-                let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[n..<n + SSHChannel.window])
+                let rest = UnsafeMutableRawBufferPointer(rebasing: fromRemote[n..<n + SSHChannel.window])
                 let more = channel.read(into: rest)
                 guard more > 0 else { break }
                 n += more
             }
             if n > 0 {
-                state.inbound = 0..<n
+                inbound = 0..<n
                 moved = true
             } else {
-                let n = channel.read(into: buffer, errors: true)
+                let n = channel.read(into: fromRemote, errors: true)
                 if n > 0 {
                     // A full standard error would hold the command up; its end tells most.
-                    state.errors += buffer[..<n]
-                    if state.errors.count > StreamEnd.limit {
-                        state.errors.removeFirst(state.errors.count - StreamEnd.limit)
-                    }
+                    errors += fromRemote[..<n]
+                    if errors.count > StreamEnd.limit { errors.removeFirst(errors.count - StreamEnd.limit) }
                     moved = true
                 } else if channel.isAtEnd {
-                    state.remoteEnded = true
+                    remoteEnded = true
                     moved = true
                 }
             }
         }
-        guard !state.inbound.isEmpty else { return moved }
-        if state.listenerGone {
-            state.inbound = 0..<0
+        guard !inbound.isEmpty else { return moved }
+        if listenerGone {
+            inbound = 0..<0
             return true
         }
-        let rest = UnsafeRawBufferPointer(rebasing: buffer[state.inbound])
+        let rest = UnsafeRawBufferPointer(rebasing: fromRemote[inbound])
         let n = systemSend(local, rest.baseAddress, rest.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
         if n > 0 {
-            state.inbound = (state.inbound.lowerBound + n)..<state.inbound.upperBound
+            inbound = (inbound.lowerBound + n)..<inbound.upperBound
             return true
         }
-        if n < 0, errno != EAGAIN, errno != EINTR { state.listenerGone = true }
+        if n < 0, errno != EAGAIN, errno != EINTR { listenerGone = true }
         return moved
     }
 
     /// Moves bytes from the socket to the command; true when something moved.
-    private func send(_ state: inout Progress, _ buffer: UnsafeMutableRawBufferPointer) throws -> Bool {
+    private func send(_ channel: SSHChannel) -> Bool {
         var moved = false
-        if state.outbound.isEmpty, !state.localEnded {
-            let n = recv(local, buffer.baseAddress, buffer.count, Int32(MSG_DONTWAIT))
+        if outbound.isEmpty, !localEnded {
+            let n = recv(local, fromLocal.baseAddress, fromLocal.count, Int32(MSG_DONTWAIT))
             if n > 0 {
-                state.outbound = 0..<n
+                outbound = 0..<n
                 moved = true
             } else if n == 0 || (errno != EAGAIN && errno != EINTR) {
-                state.localEnded = true
+                localEnded = true
                 moved = true
             }
         }
-        if !state.outbound.isEmpty {
-            switch channel.write(UnsafeRawBufferPointer(rebasing: buffer[state.outbound])) {
+        if !outbound.isEmpty {
+            switch channel.write(UnsafeRawBufferPointer(rebasing: fromLocal[outbound])) {
             case nil:
                 // The command reads no more; what its socket still brings goes nowhere.
-                state.outbound = 0..<0
+                outbound = 0..<0
             case 0?: break
             case let n?:
-                state.outbound = (state.outbound.lowerBound + n)..<state.outbound.upperBound
+                outbound = (outbound.lowerBound + n)..<outbound.upperBound
                 moved = true
             }
         }
-        if state.localEnded, state.outbound.isEmpty {
+        if localEnded, outbound.isEmpty {
             channel.endInput()
-            if state.listenerGone, state.giveUp == nil {
-                state.giveUp = Deadline(after: state.didShutDown ? Self.linger : Self.grace)
+            if listenerGone, giveUp == nil {
+                giveUp = Deadline(after: didShutDown ? Self.linger : Self.grace)
             }
         }
         return moved
     }
 
-    private func wait(_ state: inout Progress) throws {
+    /// What the socket is waited for.
+    var watched: pollfd {
         var events = Int16(0)
-        if !state.inbound.isEmpty { events |= Int16(POLLOUT) }
-        if state.outbound.isEmpty, !state.localEnded { events |= Int16(POLLIN) }
+        if !inbound.isEmpty { events |= Int16(POLLOUT) }
+        if outbound.isEmpty, !localEnded { events |= Int16(POLLIN) }
         // With no events asked for, the socket still tells when its other end was closed for good.
-        let watched = pollfd(fd: state.listenerGone ? -1 : local, events: events, revents: 0)
-        let listens = state.inbound.isEmpty || !state.outbound.isEmpty
-        let seen = try session.wait(.stream, listens: listens, other: watched)
-        if seen.revents & Int16(POLLHUP | POLLERR) != 0 { state.listenerGone = true }
+        return pollfd(fd: listenerGone ? -1 : local, events: events, revents: 0)
+    }
+
+    /// True when something of the other side could be taken now.
+    var listens: Bool { inbound.isEmpty || !outbound.isEmpty }
+
+    /// Takes what the wait has seen of the socket.
+    func saw(_ events: Int16) {
+        if events & Int16(POLLHUP | POLLERR) != 0 { listenerGone = true }
     }
 }
 
-// Inside `StreamPump` the name `send` is ours.
+/// Carries the streams of one connection, on a thread of its own, until all are over.
+///
+/// Each channel has a window of its own, so a stream whose reader waits holds up no other; what has arrived for it is
+/// kept up to that window.
+struct StreamPump {
+    let session: SSHSession
+    let streams: [PumpedStream]
+
+    /// Blocks until all streams are over, then closes the connection.
+    ///
+    /// - Parameter release: closes the connection; a stream that ends last is told of its end after that.
+    func run(release: () -> Void) {
+        var open = streams
+        while true {
+            var moved = false
+            do {
+                for stream in open { moved = try stream.move() || moved }
+            } catch {
+                fail(open, error)
+            }
+            let ended = open.filter { $0.end != nil }
+            open.removeAll { $0.end != nil }
+            if open.isEmpty { release() }
+            for stream in ended { if let end = stream.end { stream.onEnd?(end) } }
+            if open.isEmpty { return }
+            guard !moved, ended.isEmpty else { continue }
+            var watched = open.map(\.watched)
+            do {
+                try session.wait(.stream, listens: open.contains(where: \.listens), others: &watched)
+            } catch {
+                fail(open, error)
+                continue
+            }
+            for (stream, seen) in zip(open, watched) { stream.saw(seen.revents) }
+        }
+    }
+
+    /// A stream that is over for itself stays so; the others share the connection's end.
+    private func fail(_ streams: [PumpedStream], _ error: any Error) {
+        let error = error as? RemoteError ?? session.lost(.stream)
+        for stream in streams { stream.finish(error) }
+    }
+}
+
+// Inside the class the name `send` is ours.
 private func systemSend(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int, _ flags: Int32) -> Int
 {
     send(descriptor, bytes, count, flags)

@@ -90,7 +90,11 @@ final class KeyInstallationTests {
             try KeyInstaller.install(pair.publicKey, on: endpoint, options: own)
         }
         #expect(unpinned?.code == .keyRefused)
-        try HostKeys.add(try server.hostKey(), of: SSHHost.knownHostsName(endpoint), to: endpoint.knownHosts)
+        try HostKeys.add(
+            try server.hostKey(),
+            of: try SSHHost.knownHostsName(endpoint),
+            to: endpoint.knownHosts
+        )
         #expect(throws: RemoteError.self) { try SSHHost(endpoint).run("true") }
         #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, options: own) == .installed)
         #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, options: own) == .present)
@@ -101,7 +105,11 @@ final class KeyInstallationTests {
     @Test func restrictedKeyRunsItsCommandOnly() throws {
         let pair = try KeyPair.create("\(home)/keys/coord_ed25519")
         let endpoint = server.endpoint(identity: pair.path)
-        try HostKeys.add(try server.hostKey(), of: SSHHost.knownHostsName(endpoint), to: endpoint.knownHosts)
+        try HostKeys.add(
+            try server.hostKey(),
+            of: try SSHHost.knownHostsName(endpoint),
+            to: endpoint.knownHosts
+        )
         let restriction = #"restrict,command="echo forced""#
         #expect(
             try KeyInstaller.install(pair.publicKey, on: endpoint, restriction: restriction, options: own)

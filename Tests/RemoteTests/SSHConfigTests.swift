@@ -24,9 +24,18 @@ import Testing
         #expect(SSHConfig(output: "proxyjump a,b\n").proxyJump == "a,b")
     }
 
-    @Test func explicitValuesWin() {
+    private func resolve(_ endpoint: SSHEndpoint, _ answer: String?) throws -> ResolvedEndpoint {
+        try SSHRoute.resolve(
+            endpoint.name,
+            config: { _ in answer.map { SSHConfig(output: $0) } },
+            endpoint: endpoint
+        )
+        .target
+    }
+
+    @Test func explicitValuesWin() throws {
         let endpoint = SSHEndpoint(name: "n", address: "alias", port: 7, user: "you", identity: "/k")
-        let resolved = endpoint.resolved { _ in SSHConfig(output: answer) }
+        let resolved = try resolve(endpoint, answer)
         #expect(resolved.address == "10.1.2.3")
         #expect(resolved.port == 7)
         #expect(resolved.user == "you")
@@ -34,30 +43,53 @@ import Testing
         #expect(resolved.hasExplicitIdentity)
     }
 
-    @Test func fileFillsWhatIsOpen() {
-        let resolved = SSHEndpoint(name: "n", address: "alias").resolved { _ in SSHConfig(output: answer) }
+    @Test func fileFillsWhatIsOpen() throws {
+        let resolved = try resolve(SSHEndpoint(name: "n", address: "alias"), answer)
         #expect(resolved.port == 2222)
         #expect(resolved.user == "me")
         #expect(resolved.identities.last == "/keys/second key")
         #expect(resolved.identities.first?.hasSuffix("/.ssh/first") == true)
         #expect(resolved.identities.first?.hasPrefix("/") == true)
+        #expect(resolved.knownAs == "[10.1.2.3]:2222")
     }
 
-    @Test func withoutAClientTheDefaultsHold() {
-        let resolved = SSHEndpoint(name: "n", address: "h").resolved { _ in nil }
+    @Test func withoutAClientTheDefaultsHold() throws {
+        let resolved = try resolve(SSHEndpoint(name: "n", address: "h"), nil)
         #expect(resolved.port == 22)
         #expect(resolved.address == "h")
         #expect(!resolved.user.isEmpty)
         #expect(resolved.identities.count == 3)
+        #expect(resolved.keepalive == SSHKeepalive())
     }
 
-    @Test func completeEndpointAsksNobody() {
-        let endpoint = SSHEndpoint(name: "n", address: "fe80::1%eth0", port: 22, user: "u", identity: "/k")
-        let resolved = endpoint.resolved { _ in
-            Issue.record("asked")
-            return nil
-        }
+    @Test func restOfTheAnswerIsUsed() throws {
+        let resolved = try resolve(
+            SSHEndpoint(name: "n", address: "fe80::1%eth0"),
+            """
+            hostname fe80::1%eth0
+            port 22
+            user u
+            identitiesonly yes
+            identityagent /run/an agent
+            identityfile /k/%r@%n-%p%%
+            hostkeyalias pod-7
+            userknownhostsfile /home/a b/.ssh/known_hosts /other
+            globalknownhostsfile /etc/ssh/ssh_known_hosts none
+            serveraliveinterval 5
+            serveralivecountmax 2
+            """
+        )
         #expect(resolved.place == "[fe80::1%eth0]:22")
+        #expect(resolved.identitiesOnly)
+        #expect(resolved.agentSocket == "/run/an agent")
+        #expect(resolved.identities == ["/k/u@fe80::1%eth0-22%"])
+        #expect(resolved.knownAs == "pod-7")
+        #expect(
+            resolved.knownHostsElsewhere
+                == ["/home/a b/.ssh/known_hosts", "/other", "/etc/ssh/ssh_known_hosts"]
+        )
+        #expect(resolved.keepalive.interval == .seconds(5))
+        #expect(resolved.keepalive.patience == .seconds(11))
     }
 
     @Test(arguments: [

@@ -92,7 +92,7 @@ struct SSHTrustTests {
 
         // What `coord keys trust` does.
         #expect(try SSHHost.fetchHostKey(endpoint) == newKey)
-        let name = SSHHost.knownHostsName(endpoint)
+        let name = try SSHHost.knownHostsName(endpoint)
         #expect(try HostKeys.replace(newKey, of: name, in: endpoint.knownHosts) == [key])
         #expect(try SSHHost(endpoint).run("true").exit.isSuccess)
     }
@@ -100,7 +100,7 @@ struct SSHTrustTests {
     @Test func revokedKeyIsRefused() throws {
         var endpoint = server.endpoint()
         endpoint.hostKeyFingerprint = key.fingerprint
-        try HostKeys.add(key, of: SSHHost.knownHostsName(endpoint), to: endpoint.knownHosts)
+        try HostKeys.add(key, of: try SSHHost.knownHostsName(endpoint), to: endpoint.knownHosts)
         try Files.append(Array("@revoked * \(key.kind) \(key.base64)\n".utf8), to: endpoint.knownHosts)
         let error = try refusal(endpoint, .acceptNew)
         #expect(error.code == .hostKeyRevoked)

@@ -96,7 +96,7 @@ final class Workers: Sendable {
         }
     }
 
-    func wait() { #expect(group.wait(timeout: .now() + 30) == .success, "threads ended in time") }
+    func wait() { #expect(group.wait(timeout: .now() + 50) == .success, "threads ended in time") }
 }
 
 /// Reads a stream to its end.

@@ -168,7 +168,7 @@ struct Keys: ParsableCommand {
             }
             let old = try HostKeys.replace(
                 key,
-                of: SSHHost.knownHostsName(endpoint),
+                of: try SSHHost.knownHostsName(endpoint),
                 in: workspace.knownHosts
             )
             console.say(
