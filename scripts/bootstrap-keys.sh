@@ -7,6 +7,8 @@
 # appended to ~/.ssh/authorized_keys there through whatever login works already (your own keys, or a password that
 # ssh asks for). Doing it again changes nothing. The private key never leaves this machine.
 #
+# Names of ~/.ssh/config work. Where one is reached through a jump, ssh itself asks for the host's key.
+# A key that may do nothing but run the worker's bridge: `coord keys bootstrap --restrict`.
 # Further options of the ssh that installs the key may stand in COORD_SSH_OPTIONS.
 # --yes accepts unknown host keys without asking; a key that has CHANGED is refused all the same.
 # Exit codes: 0 all hosts done, 64 wrong usage, 69 a host did not answer, 77 a key was refused.
@@ -18,7 +20,7 @@ failed=0
 
 say() { printf '%s\n' "$*" >&2; }
 die() { code=$1; shift; say "bootstrap-keys: error: $*"; exit "$code"; }
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 
 for tool in ssh ssh-keygen ssh-keyscan; do
     command -v "$tool" >/dev/null 2>&1 || die 69 "$tool is missing: apt-get install openssh-client"
@@ -55,8 +57,11 @@ resolved() { ssh -G -p "$2" -- "$1" 2>/dev/null | sed -n "s/^$3 //p" | head -n 1
 pin() {
     name=$(resolved "$1" "$2" hostname)
     [ -n "$name" ] || name=$1
-    place=$name
-    [ "$2" = 22 ] || place="[$name]:$2"
+    place=$(resolved "$1" "$2" hostkeyalias)
+    if [ -z "$place" ]; then
+        place=$name
+        [ "$2" = 22 ] || place="[$name]:$2"
+    fi
     touch "$dir/known_hosts"
     chmod 600 "$dir/known_hosts"
     known=$(ssh-keygen -F "$place" -f "$dir/known_hosts" 2>/dev/null | sed '/^#/d' || true)
@@ -112,12 +117,18 @@ if [ -f "$file" ] && grep -qF -- "$key" "$file"; then echo present; exit 0; fi
 if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >> "$file" || exit 1; fi
 printf "%s\n" "$line" >> "$file" && chmod 600 "$file" && echo installed'
 
-# install LOGIN HOST PORT
+# is_behind_jump HOST PORT: true when ssh-keyscan can't see the host.
+is_behind_jump() {
+    way=$(resolved "$1" "$2" proxyjump)$(resolved "$1" "$2" proxycommand)
+    case $way in '' | none | nonenone) return 1 ;; esac
+}
+
+# install LOGIN HOST PORT STRICT
 install() {
-    set -- "$1" "$2" "$3" -p "$3" -o "UserKnownHostsFile=$dir/known_hosts" -o StrictHostKeyChecking=yes \
-        -o ConnectTimeout=20
+    set -- "$1" "$2" "$3" "$4" -p "$3" -o "UserKnownHostsFile=$dir/known_hosts" -o "StrictHostKeyChecking=$4" \
+        -o HashKnownHosts=no -o ConnectTimeout=20
     login=$1
-    shift 3
+    shift 4
     if ssh "$@" -o BatchMode=yes -o IdentitiesOnly=yes -i "$dir/coord_ed25519" -- "$login" true \
         >/dev/null 2>&1 </dev/null; then
         say "$login: the key works already"
@@ -142,8 +153,14 @@ install() {
 # host LOGIN PORT
 host() {
     code=0
-    pin "${1##*@}" "$2" || code=$?
-    [ "$code" -ne 0 ] || install "$1" "${1##*@}" "$2" || code=$?
+    strict=yes
+    if is_behind_jump "${1##*@}" "$2"; then
+        strict=ask
+        [ "$yes" = no ] || strict=accept-new
+    else
+        pin "${1##*@}" "$2" || code=$?
+    fi
+    [ "$code" -ne 0 ] || install "$1" "${1##*@}" "$2" "$strict" || code=$?
     [ "$code" -eq 0 ] || failed=$code
 }
 

@@ -54,15 +54,19 @@ def is_alive(pid):
 class Sshd:
     """A private sshd on loopback, with keys of its own; ended by pid."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, home=None):
+        """`home`: a folder that logins take for their home; its authorized_keys count."""
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(mode=0o700)
+        self.keys = pathlib.Path(home) / ".ssh" / "authorized_keys" if home else self.folder / "authorized_keys"
+        self.keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.more = f"SetEnv HOME={home}" if home else ""
         self.port = free_port()
         self.process = None
         for name in ("host_key", "client_key", "other_key"):
             self._keygen(name)
-        (self.folder / "authorized_keys").write_text((self.folder / "client_key.pub").read_text())
-        os.chmod(self.folder / "authorized_keys", 0o600)
+        self.keys.write_text((self.folder / "client_key.pub").read_text())
+        os.chmod(self.keys, 0o600)
         self.start()
 
     def _keygen(self, name):
@@ -76,7 +80,7 @@ class Sshd:
 Port {self.port}
 ListenAddress 127.0.0.1
 HostKey {self.folder}/host_key
-AuthorizedKeysFile {self.folder}/authorized_keys
+AuthorizedKeysFile {self.keys}
 PidFile {self.folder}/sshd.pid
 StrictModes no
 PasswordAuthentication no
@@ -84,6 +88,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 PermitRootLogin prohibit-password
 AllowTcpForwarding no
+{self.more}
 """)
         log = open(self.folder / "sshd.log", "ab")
         self.process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], stderr=log, stdin=subprocess.DEVNULL)

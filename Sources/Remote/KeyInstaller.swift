@@ -1,9 +1,7 @@
 internal import Basics
 internal import Glibc
 
-/// Puts our public key on a host through a login that works already: the user's own keys, or a password once.
-///
-/// It runs the system's `ssh`, which asks for passwords on the terminal; we never see them.
+/// Puts our public key on a host through a login that works already.
 public enum KeyInstaller {
     /// What became of the key.
     public enum Outcome: Sendable {
@@ -15,67 +13,52 @@ public enum KeyInstaller {
 
     /// Adds a public key to a host's `authorized_keys`, once.
     ///
+    /// With a restriction, other lines of the same key go: one that allows everything would make it void. Without one, a
+    /// line that restricts the key stays as it is.
+    ///
     /// - Parameters:
     ///   - publicKey: one line, as in a `.pub` file.
-    ///   - endpoint: the host; its `identity` is not used, since it is what's missing.
+    ///   - endpoint: the host.
     ///   - restriction: options in front of the key, as `restrict,command="…"`; nil = an ordinary login.
-    ///   - options: further arguments of `ssh`.
-    ///   - client: the ssh program.
+    ///   - login: the way in.
     /// - Throws: ``RemoteError`` `.keyRefused` when there is no login to use, `.missingTool`, `.badIdentity`.
     public static func install(
         _ publicKey: String,
         on endpoint: SSHEndpoint,
         restriction: String? = nil,
-        options: [String] = [],
-        client: String = "/usr/bin/ssh"
+        login: KeyLogin
     ) throws -> Outcome {
         try check(publicKey)
-        // A client that ends before it has read the key.
-        PipeSignal.ignore()
-        var arguments = [
-            client, "-o", "UserKnownHostsFile=\(endpoint.knownHosts)", "-o", "StrictHostKeyChecking=yes",
-        ]
-        // Debian hides names in the file; ours stays readable.
-        arguments += ["-o", "HashKnownHosts=no", "-o", "ConnectTimeout=20"]
-        if let port = endpoint.port { arguments += ["-p", String(port)] }
-        if let user = endpoint.user { arguments += ["-l", user] }
-        arguments += options + ["--", endpoint.address, SSHCommand.plain(script)]
         let line = restriction.map { "\($0) \(publicKey)" } ?? publicKey
-        let result: (exit: ProcessExit, output: [UInt8], errors: [UInt8])
-        do {
-            result = try ChildProcess.run(arguments, input: Array((line + "\n").utf8))
-        } catch {
-            throw RemoteError(
-                host: endpoint.name,
-                phase: .keys,
-                code: .missingTool,
-                message: "\(client) could not be started",
-                hint: "install the OpenSSH client (`apt-get install openssh-client`)"
-            )
-        }
-        let answer = String(decoding: result.output, as: UTF8.self)
-        if result.exit.isSuccess, answer.contains("coord-key-installed") { return .installed }
-        if result.exit.isSuccess, answer.contains("coord-key-present") { return .present }
+        let result = try login.run(
+            "line=\(ShellQuoting.quote(line)); only=\(restriction == nil ? "no" : "yes")\n" + script
+        )
+        if result.exit.isSuccess, result.text.hasSuffix("coord-key-installed") { return .installed }
+        if result.exit.isSuccess, result.text.hasSuffix("coord-key-present") { return .present }
         throw RemoteError(
             host: endpoint.name,
             phase: .keys,
-            code: result.exit == .exited(255) ? .keyRefused : .failed,
+            code: .failed,
             message: "cannot install the key on \(endpoint.name): "
-                + SSHSession.printable(String(decoding: result.errors, as: UTF8.self)),
-            hint:
-                "log in once by hand with `ssh`, or add the line of the .pub file to ~/.ssh/authorized_keys there"
+                + SSHSession.printable(result.errorText),
+            hint: "check the mode and the owner of ~/.ssh there"
         )
     }
 
-    /// Reads a line and appends it when its key is not there; `umask` and `chmod` are what sshd's StrictModes asks.
+    /// Appends `line` when its key is not there; `umask` and `chmod` are what sshd's StrictModes asks.
     static let script = """
         umask 077
-        IFS= read -r line || exit 1
         key=$(printf '%s\\n' "$line" | sed -n 's/.*\\(ssh-[a-z0-9]* AAAA[A-Za-z0-9+\\/=]*\\).*/\\1/p')
         [ -n "$key" ] || exit 1
         mkdir -p "$HOME/.ssh" || exit 1
         file=$HOME/.ssh/authorized_keys
-        if [ -f "$file" ] && grep -qF -- "$key" "$file"; then echo coord-key-present; exit 0; fi
+        if [ -f "$file" ] && grep -qF -- "$key" "$file"; then
+            if [ "$only" = no ] || { grep -qxF -- "$line" "$file" && [ "$(grep -cF -- "$key" "$file")" = 1 ]; }; then
+                echo coord-key-present; exit 0
+            fi
+            kept=$(grep -vF -- "$key" "$file")
+            printf '%s\\n' "$kept" > "$file" || exit 1
+        fi
         if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >> "$file" || exit 1; fi
         printf '%s\\n' "$line" >> "$file" && chmod 600 "$file" && echo coord-key-installed
         """

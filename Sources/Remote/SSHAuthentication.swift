@@ -8,6 +8,15 @@ public struct PassphraseQuestion: Sendable, Equatable {
     public var host: String
     /// The key's file.
     public var path: String
+    /// 1 at first; more when the words before did not fit.
+    public var attempt: Int
+
+    /// All fields.
+    public init(host: String, path: String, attempt: Int) {
+        self.host = host
+        self.path = path
+        self.attempt = attempt
+    }
 }
 
 /// Asks for a passphrase; nil = nobody knows it.
@@ -70,17 +79,15 @@ extension SSHSession {
                 tried.append("the agent's key \(key.fingerprint)")
                 result = try perform(.authenticate, deadline: deadline) { ssh_userauth_agent(handle, nil) }
             case .file(let path):
-                result = try offerFile(path, nil, deadline, &tried)
+                result = try offerFile(path, deadline, &tried)
             case .locked(let path, let key):
                 if let key, try !wouldAccept(key, deadline) {
                     tried.append("\(path) (\(key.fingerprint))")
                     continue
                 }
-                let question = PassphraseQuestion(host: endpoint.host, path: path)
-                guard let words = passphrase?(question) else {
-                    throw passphraseNeeded("the key \(path) needs its passphrase", path)
-                }
-                result = try offerFile(path, words, Deadline(after: timeout), &tried)
+                let own = try unlock(path, asking: passphrase)
+                defer { ssh_key_free(own) }
+                result = try present(own, path, Deadline(after: timeout), &tried)
             }
             if result == Int32(SSH_AUTH_SUCCESS.rawValue) { return }
             if result == Int32(SSH_AUTH_PARTIAL.rawValue) {
@@ -141,27 +148,51 @@ extension SSHSession {
         return result == Int32(SSH_AUTH_SUCCESS.rawValue)
     }
 
-    private func offerFile(
-        _ path: String,
-        _ passphrase: Redacted<String>?,
-        _ deadline: Deadline,
-        _ tried: inout [String]
-    ) throws -> Int32 {
-        var key: ssh_key?
-        defer { ssh_key_free(key) }
-        // Without a callback OpenSSL would ask on the terminal.
-        let silent: ssh_auth_callback = { _, _, _, _, _, _ in -1 }
-        guard ssh_pki_import_privkey_file(path, passphrase?.value, silent, nil, &key) == SSH_OK else {
-            if passphrase != nil {
-                throw passphraseNeeded("the passphrase does not fit the key \(path)", path)
-            }
+    private func offerFile(_ path: String, _ deadline: Deadline, _ tried: inout [String]) throws -> Int32 {
+        guard let key = Self.readKey(path, nil) else {
             throw badIdentity(
                 "\(path) is damaged, or a kind of key that is not supported",
                 "make a key with `coord keys bootstrap` (ed25519), or use one of the kinds ed25519, ecdsa, rsa"
             )
         }
+        defer { ssh_key_free(key) }
+        return try present(key, path, deadline, &tried)
+    }
+
+    private func present(
+        _ key: ssh_key,
+        _ path: String,
+        _ deadline: Deadline,
+        _ tried: inout [String]
+    ) throws -> Int32 {
         tried.append("\(path) (\(Self.fingerprint(key)))")
         return try perform(.authenticate, deadline: deadline) { ssh_userauth_publickey(handle, nil, key) }
+    }
+
+    /// Asks for the passphrase of a key until it fits, three times at most; the caller frees the key.
+    private func unlock(_ path: String, asking passphrase: PassphraseSource?) throws -> ssh_key {
+        for attempt in 1...3 {
+            let question = PassphraseQuestion(host: endpoint.host, path: path, attempt: attempt)
+            guard let words = passphrase?(question) else {
+                let what =
+                    attempt == 1
+                    ? "the key \(path) needs its passphrase" : "the passphrase does not fit the key \(path)"
+                throw passphraseNeeded(what, path)
+            }
+            if let key = Self.readKey(path, words) { return key }
+        }
+        throw passphraseNeeded("the passphrase does not fit the key \(path)", path)
+    }
+
+    /// A private key of a file; nil when it can't be read so.
+    private static func readKey(_ path: String, _ passphrase: Redacted<String>?) -> ssh_key? {
+        var key: ssh_key?
+        // Without a callback OpenSSL would ask on the terminal.
+        let silent: ssh_auth_callback = { _, _, _, _, _, _ in -1 }
+        guard ssh_pki_import_privkey_file(path, passphrase?.value, silent, nil, &key) == SSH_OK else {
+            return nil
+        }
+        return key
     }
 
     private func checkMode(_ path: String) throws {

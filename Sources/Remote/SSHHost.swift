@@ -217,6 +217,21 @@ public final class SSHHost: Host {
         return try connector.fetchKey(route, deadline: Deadline(after: timeouts.total))
     }
 
+    /// Connects far enough to see a host's key, and judges it by a policy; jumps on the way are logged in to.
+    ///
+    /// - Throws: ``RemoteError`` of the phase `trust`, and of those before it.
+    public static func checkHostKey(
+        _ endpoint: SSHEndpoint,
+        policy: HostKeyPolicy,
+        timeouts: SSHTimeouts = SSHTimeouts()
+    ) throws {
+        PipeSignal.ignore()
+        let route = try SSHRoute.resolve(endpoint, timeout: timeouts.resolve)
+        let connector = SSHConnector(endpoint: endpoint, policy: policy, timeouts: timeouts)
+        let key = try connector.fetchKey(route, deadline: Deadline(after: timeouts.total))
+        try SSHTrust(endpoint: endpoint, station: route.target, policy: policy).check(key)
+    }
+
     /// How an endpoint is called in its file of known hosts.
     ///
     /// - Throws: ``RemoteError`` when `~/.ssh/config` can't be read.

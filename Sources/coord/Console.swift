@@ -70,6 +70,21 @@ struct Console: Sendable {
         return readLine()?.lowercased().hasPrefix("y") ?? false
     }
 
+    /// Asks for a word that is not shown; nil without a terminal, or for an empty answer.
+    func secret(_ question: String) -> String? {
+        var before = termios()
+        guard isatty(0) != 0, tcgetattr(0, &before) == 0 else { return nil }
+        var silent = before
+        silent.c_lflag &= ~tcflag_t(ECHO)
+        write(question + ": ")
+        tcsetattr(0, TCSAFLUSH, &silent)
+        defer {
+            tcsetattr(0, TCSAFLUSH, &before)
+            write("\n")
+        }
+        return readLine().flatMap { $0.isEmpty ? nil : $0 }
+    }
+
     /// An error with its hint; with `--json` also the closing line that scripts read.
     func fail(_ code: ExitCode, _ message: String?, _ hint: String?) {
         if let message, !isJSON {

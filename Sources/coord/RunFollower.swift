@@ -13,15 +13,19 @@ struct RunFollower {
         hosts = HostTable(console: console)
     }
 
-    /// - Parameter unknownKey: told of hosts whose key nobody knows: the host and the fingerprint.
+    /// - Parameters:
+    ///   - unknownKey: told of hosts whose key nobody knows: the host and the fingerprint.
+    ///   - passphrase: told of encrypted keys whose passphrase is missing: the key's file.
     func follow(
         _ client: CoordinatorClient,
         _ request: ControlRequest,
-        unknownKey: (String, String) -> Void = { _, _ in }
+        unknownKey: (String, String) -> Void = { _, _ in },
+        passphrase: (String) -> Void = { _ in }
     ) throws -> (exitCode: Basics.ExitCode, message: String?, hint: String?) {
         Self.detachOnInterrupt()
         return try client.ask(request) { event in
             if case .unknownHostKey(let host, let fingerprint) = event { unknownKey(host, fingerprint) }
+            if case .passphraseNeeded(_, let path) = event { passphrase(path) }
             if console.isJSON { console.json(event: event) } else { show(event) }
         }
     }
@@ -63,7 +67,7 @@ struct RunFollower {
         case .release(let release):
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
         case .note(let text): console.say("  \(text)")
-        case .host, .unknownHostKey, .prediction, .preflight, .done: break
+        case .host, .unknownHostKey, .passphraseNeeded, .prediction, .preflight, .done: break
         }
     }
 

@@ -47,7 +47,7 @@ import Testing
     func whatIsNoPublicKeyIsNotInstalled(text: String) {
         let endpoint = SSHEndpoint(name: "box", address: "127.0.0.1")
         #expect(throws: RemoteError.self) {
-            try KeyInstaller.install(text, on: endpoint, client: "/bin/false")
+            try KeyInstaller.install(text, on: endpoint, login: try KeyLogin(endpoint, client: "/bin/false"))
         }
     }
 }
@@ -86,8 +86,9 @@ final class KeyInstallationTests {
     @Test func keyIsInstalledOnceThroughAnotherLogin() throws {
         let pair = try KeyPair.create("\(home)/keys/coord_ed25519")
         let endpoint = server.endpoint(identity: pair.path)
+        let login = try KeyLogin(endpoint, options: own)
         let unpinned = #expect(throws: RemoteError.self) {
-            try KeyInstaller.install(pair.publicKey, on: endpoint, options: own)
+            try KeyInstaller.install(pair.publicKey, on: endpoint, login: login)
         }
         #expect(unpinned?.code == .keyRefused)
         try HostKeys.add(
@@ -96,10 +97,72 @@ final class KeyInstallationTests {
             to: endpoint.knownHosts
         )
         #expect(throws: RemoteError.self) { try SSHHost(endpoint).run("true") }
-        #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, options: own) == .installed)
-        #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, options: own) == .present)
+        #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, login: login) == .installed)
+        #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, login: login) == .present)
         #expect(try authorized.count == 2)
         #expect(try SSHHost(endpoint).run("echo in").text == "in")
+    }
+
+    @Test func severalCommandsAskForOnePassphrase() throws {
+        // A passphrase stands for the password: asked by the same program in the same way.
+        let changed = try ChildProcess.run([
+            "/usr/bin/ssh-keygen", "-q", "-p", "-P", "", "-N", "words", "-f", "\(home)/own",
+        ])
+        #expect(changed.exit.isSuccess)
+        let askpass = "\(home)/askpass"
+        try Files.writeAtomically(
+            "#!/bin/sh\necho asked >> \(home)/asked\necho words\n",
+            to: askpass,
+            mode: 0o700
+        )
+        let client = "\(home)/ssh"
+        try Files.writeAtomically(
+            "#!/bin/sh\nSSH_ASKPASS=\(askpass) SSH_ASKPASS_REQUIRE=force exec /usr/bin/ssh \"$@\"\n",
+            to: client,
+            mode: 0o700
+        )
+        let endpoint = server.endpoint()
+        try HostKeys.add(
+            try server.hostKey(),
+            of: try SSHHost.knownHostsName(endpoint),
+            to: endpoint.knownHosts
+        )
+        let options = own.filter { $0 != "BatchMode=yes" }.dropLast() + ["-o", "IdentityAgent=none"]
+        let login = try KeyLogin(endpoint, options: Array(options), client: client)
+        #expect(try login.run("echo one").text == "one")
+        #expect(try login.run("cat; exit 3", input: "\(home)/own.pub").exit == .exited(3))
+        #expect(try login.send("\(home)/own.pub", to: "~/it's here/file", mode: 0o750))
+        #expect(try !login.send("\(home)/own.pub", to: "~/it's here/file", mode: 0o755))
+        #expect(try Files.read("\(home)/it's here/file") == Files.read("\(home)/own.pub"))
+        var info = stat()
+        #expect(stat("\(home)/it's here/file", &info) == 0 && info.st_mode & 0o777 == 0o755)
+        #expect(try Files.list("\(home)/it's here") == ["file"])
+        let pair = try KeyPair.create("\(home)/keys/coord_ed25519")
+        #expect(try KeyInstaller.install(pair.publicKey, on: endpoint, login: login) == .installed)
+        #expect(try Files.readText("\(home)/asked") == "asked\n")
+        login.close()
+        try waitUntil { server.connections.isEmpty }
+    }
+
+    @Test func restrictionReplacesTheFreeLineAndStays() throws {
+        let pair = try KeyPair.create("\(home)/keys/coord_ed25519")
+        let endpoint = server.endpoint(identity: pair.path)
+        try HostKeys.add(
+            try server.hostKey(),
+            of: try SSHHost.knownHostsName(endpoint),
+            to: endpoint.knownHosts
+        )
+        let login = try KeyLogin(endpoint, options: own)
+        func install(_ restriction: String?) throws -> KeyInstaller.Outcome {
+            try KeyInstaller.install(pair.publicKey, on: endpoint, restriction: restriction, login: login)
+        }
+        let restriction = #"restrict,command="\"$HOME\"/it\'s/entry""#
+        #expect(try install(nil) == .installed)
+        #expect(try install(restriction) == .installed)
+        #expect(try install(restriction) == .present)
+        #expect(try install(nil) == .present)
+        #expect(try authorized.count == 2)
+        #expect(try authorized.last.map(String.init) == "\(restriction) \(pair.publicKey)")
     }
 
     @Test func restrictedKeyRunsItsCommandOnly() throws {
@@ -110,9 +173,10 @@ final class KeyInstallationTests {
             of: try SSHHost.knownHostsName(endpoint),
             to: endpoint.knownHosts
         )
+        let login = try KeyLogin(endpoint, options: own)
         let restriction = #"restrict,command="echo forced""#
         #expect(
-            try KeyInstaller.install(pair.publicKey, on: endpoint, restriction: restriction, options: own)
+            try KeyInstaller.install(pair.publicKey, on: endpoint, restriction: restriction, login: login)
                 == .installed
         )
         #expect(try SSHHost(endpoint).run("echo free").text == "forced")

@@ -126,9 +126,16 @@ final class SSHIdentityTests {
             return right
         }
         #expect(try host.run("echo in").text == "in")
-        #expect(questions.withLock { $0 } == [PassphraseQuestion(host: "box", path: key)])
+        #expect(questions.withLock { $0 } == [PassphraseQuestion(host: "box", path: key, attempt: 1)])
 
-        let wrong = try failure(SSHHost(endpoint, policy: .acceptNew) { _ in Redacted("wrong words") })
+        let attempts = Mutex<[Int]>([])
+        let wrong = try failure(
+            SSHHost(endpoint, policy: .acceptNew) { question in
+                attempts.withLock { $0.append(question.attempt) }
+                return Redacted("wrong words")
+            }
+        )
+        #expect(attempts.withLock { $0 } == [1, 2, 3])
         #expect(wrong.code == .passphraseNeeded)
         #expect(wrong.message.contains("does not fit"))
         #expect(!String(describing: wrong).contains("wrong words"))

@@ -41,6 +41,8 @@ public struct UpRequest: Codable, Sendable {
     public var trusted: [String: String]
     /// Pin keys that were never seen before without asking.
     public var acceptsNewHostKeys: Bool
+    /// Passphrases of encrypted keys, by the key's file; kept in the coordinator's memory, nowhere else.
+    public var passphrases: [String: WireSecret]
     /// Who asks: user@machine.
     public var who: String
     /// Go on from this run's checkpoint instead of starting anew.
@@ -55,6 +57,7 @@ public struct UpRequest: Codable, Sendable {
         joins: Bool = true,
         trusted: [String: String] = [:],
         acceptsNewHostKeys: Bool = false,
+        passphrases: [String: WireSecret] = [:],
         who: String,
         resume: ResumeRequest? = nil
     ) {
@@ -65,6 +68,7 @@ public struct UpRequest: Codable, Sendable {
         self.joins = joins
         self.trusted = trusted
         self.acceptsNewHostKeys = acceptsNewHostKeys
+        self.passphrases = passphrases
         self.who = who
         self.resume = resume
     }
@@ -92,6 +96,8 @@ public enum ControlEvent: Codable, Sendable {
     case host(HostEvent)
     /// A host showed a key that nobody knows; asked again with it in `trusted`, it is pinned.
     case unknownHostKey(host: String, fingerprint: String)
+    /// A key is encrypted and in no agent; asked again with its passphrase in `passphrases`, it is used.
+    case passphraseNeeded(host: String, path: String)
     /// A run began, went on or changed its state.
     case run(RunEvent)
     /// The members changed.

@@ -78,6 +78,7 @@ final class HostSession: Sendable {
     let number: Int
     private let workspace: Workspace
     private let trust: HostKeyPolicy
+    private let passphrase: PassphraseSource
     private let tell: @Sendable (String, Int, News) -> Void
     private let cursors: @Sendable () -> [RunID: Int]
     private let jobs = Mailbox<@Sendable () -> Void>()
@@ -91,12 +92,14 @@ final class HostSession: Sendable {
         spec: HostSpec,
         workspace: Workspace,
         trust: HostKeyPolicy,
+        passphrase: @escaping PassphraseSource,
         cursors: @escaping @Sendable () -> [RunID: Int],
         post: @escaping @Sendable (String, Int, News) -> Void
     ) {
         self.spec = spec
         self.workspace = workspace
         self.trust = trust
+        self.passphrase = passphrase
         self.cursors = cursors
         tell = post
         number = Self.count.add(1, ordering: .relaxed).newValue
@@ -249,7 +252,7 @@ final class HostSession: Sendable {
             state.host?.close()
         }
         if spec.isLocal { return LocalHost(name: name) }
-        return SSHHost(workspace.endpoint(spec), policy: trust) { phase in
+        return SSHHost(workspace.endpoint(spec), policy: trust, passphrase: passphrase) { phase in
             switch phase {
             case .resolve: enter(.resolve, "")
             case .connect: enter(.connect, "")

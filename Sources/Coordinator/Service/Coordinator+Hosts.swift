@@ -9,6 +9,10 @@ extension Coordinator {
     /// Makes the hosts of `file` the cluster's; sessions of hosts that did not change go on.
     func use(_ file: ClusterFile, trust: HostTrust) {
         self.file = file
+        // A host that comes back later needs them too; one that was wrong is replaced by the next that is said.
+        passphrases.merge(trust.passphrases) { $1 }
+        var trust = trust
+        trust.passphrases = passphrases
         let names = Set(file.hosts.map(\.name))
         for (name, entry) in hosts where !names.contains(name) {
             entry.session.close()
@@ -32,6 +36,17 @@ extension Coordinator {
                                         host: question.host,
                                         fingerprint: question.key.fingerprint
                                     )
+                                )
+                            }
+                        }
+                    )
+                },
+                passphrase: trust.passphrase { question in
+                    mailbox.put(
+                        .resume { coordinator in
+                            for bringUp in coordinator.bringUps {
+                                bringUp.peer.send(
+                                    .passphraseNeeded(host: question.host, path: question.path)
                                 )
                             }
                         }
@@ -66,7 +81,7 @@ extension Coordinator {
             let isNewAgent = hosts[name]?.status.map { $0.pid != status.pid } ?? false
             hosts[name]?.status = status
             hosts[name]?.isHopeless = false
-            hosts[name]?.retryAfter = .milliseconds(200)
+            hosts[name]?.failures = 0
             moved(name, .ready, hosts[name].map(detail) ?? "")
             remember(name)
             arrived(name, failure: nil)
@@ -89,9 +104,11 @@ extension Coordinator {
 
     /// Tries again, more rarely each time, while a run needs the host.
     func retry(_ name: String) {
-        guard let delay = hosts[name]?.retryAfter else { return }
-        hosts[name]?.retryAfter = min(delay * 2, .seconds(10))
-        after(delay) { coordinator in
+        guard let failures = hosts[name].map({ $0.failures + 1 }),
+            let pause = RetryPolicy().pause(failures: failures, random: .random(in: 0..<1))
+        else { return }
+        hosts[name]?.failures = failures
+        after(pause) { coordinator in
             guard let entry = coordinator.hosts[name], entry.phase == .lost || entry.phase == .failed,
                 !entry.isHopeless
             else { return }

@@ -42,7 +42,8 @@ final class Coordinator {
         var status: AgentStatus?
         /// True when trying again can't help: a key was refused, the folder can't be used.
         var isHopeless = false
-        var retryAfter: Duration = .milliseconds(200)
+        /// Tries to bring it up that have failed since it was ready.
+        var failures = 0
     }
 
     private let lock: FileLock
@@ -54,6 +55,8 @@ final class Coordinator {
     var file: ClusterFile?
     var hosts: [String: HostEntry] = [:]
     var active: ActiveRun?
+    /// Passphrases that people have said, by the key's file; in memory only.
+    var passphrases: [String: WireSecret] = [:]
     /// `coord up` that waits for hosts.
     var bringUps: [BringUp] = []
     /// Commands that follow a run.

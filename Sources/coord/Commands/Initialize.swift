@@ -5,7 +5,6 @@ internal import Coordinator
 internal import Datasets
 internal import Foundation
 internal import Registry
-internal import Remote
 
 struct Initialize: CoordCommand {
     static let configuration = CommandConfiguration(
@@ -86,94 +85,5 @@ struct Initialize: CoordCommand {
         let mean = sums.map { $0 / count }
         let deviation = zip(squares, mean).map { max(0, $0 / count - $1 * $1).squareRoot() }
         return (mean.map(Float.init), deviation.map(Float.init))
-    }
-}
-
-struct Keys: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        abstract: "SSH keys: bootstrap, list, trust.",
-        subcommands: [Bootstrap.self, List.self, Trust.self],
-        defaultSubcommand: List.self
-    )
-
-    struct Bootstrap: CoordCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Make keys/coord_ed25519 and install it on the hosts of the cluster file.",
-            discussion: "Example: coord keys bootstrap"
-        )
-        @OptionGroup var common: CommonOptions
-
-        func perform(_ console: Console) throws {
-            let file = try common.cluster()
-            let workspace = try common.workspace()
-            let key = try KeyPair.create(workspace.directory + "/keys/coord_ed25519")
-            console.say("\(key.isNew ? "made" : "have") \(key.path)")
-            for host in file.hosts where !host.isLocal {
-                let outcome = try KeyInstaller.install(key.publicKey, on: workspace.endpoint(host))
-                console.say("  \(host.name): \(outcome)")
-            }
-        }
-    }
-
-    struct List: CoordCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "The pinned host keys.",
-            discussion: "Example: coord keys list"
-        )
-        @OptionGroup var common: CommonOptions
-
-        private struct Line: Encodable {
-            var host: String
-            var kind: String
-            var fingerprint: String
-        }
-
-        func perform(_ console: Console) throws {
-            let lines = try HostKeys.list(try common.workspace().knownHosts).lines.map {
-                Line(host: $0.patterns, kind: $0.key.kind, fingerprint: $0.key.fingerprint)
-            }
-            if console.isJSON { return lines.forEach { console.json($0) } }
-            console.table(
-                [["HOST", "KIND", "FINGERPRINT"]] + lines.map { [$0.host, $0.kind, $0.fingerprint] }
-            )
-        }
-    }
-
-    struct Trust: CoordCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Pin the key that a host shows now, in place of the one that was pinned.",
-            discussion:
-                "Example: coord keys trust 3090\n\nCompare the fingerprint with what the host itself says first."
-        )
-        @OptionGroup var common: CommonOptions
-        @Argument(help: "The host, by its name in the cluster file.")
-        var host: String
-        @Flag(name: .short, help: "Do not ask.")
-        var yes = false
-
-        func perform(_ console: Console) throws {
-            try common.checkHost(host)
-            let workspace = try common.workspace()
-            guard let spec = try common.cluster().host(host), !spec.isLocal else {
-                throw Outcome(exitCode: .badInput, message: "\(host) is this machine; it has no host key")
-            }
-            let endpoint = workspace.endpoint(spec)
-            let key = try SSHHost.fetchHostKey(endpoint)
-            guard yes || console.confirm("\(host) shows \(key.fingerprint). Trust it from now on?") else {
-                throw Outcome(
-                    exitCode: .keyRefused,
-                    message: "\(host): \(key.fingerprint) was not pinned",
-                    hint: "coord keys trust \(host) -y"
-                )
-            }
-            let old = try HostKeys.replace(
-                key,
-                of: try SSHHost.knownHostsName(endpoint),
-                in: workspace.knownHosts
-            )
-            console.say(
-                "\(host): pinned \(key.fingerprint)\(old.isEmpty ? "" : " in place of \(old.map(\.fingerprint))")"
-            )
-        }
     }
 }

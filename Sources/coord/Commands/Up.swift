@@ -3,6 +3,7 @@ internal import Basics
 internal import ClusterFile
 internal import Coordinator
 internal import Foundation
+internal import Wire
 
 struct Up: CoordCommand {
     static let configuration = CommandConfiguration(
@@ -48,9 +49,22 @@ struct Up: CoordCommand {
         while true {
             let client = try CoordinatorProgram.connect(workspace)
             var unknown: [String: String] = [:]
-            let result = try RunFollower(console: console).follow(client, .up(request)) { unknown[$0] = $1 }
-            guard result.exitCode == .keyRefused, !unknown.isEmpty, !console.isJSON, isTerminal else {
+            var locked: Set<String> = []
+            let result = try RunFollower(console: console).follow(
+                client,
+                .up(request),
+                unknownKey: { unknown[$0] = $1 },
+                passphrase: { locked.insert($0) }
+            )
+            let isOpen = !unknown.isEmpty || !locked.isEmpty
+            guard result.exitCode == .keyRefused, isOpen, !console.isJSON, isTerminal else {
                 return try Outcome.check(result)
+            }
+            for path in locked.sorted() {
+                guard let words = console.secret("passphrase of \(path)") else {
+                    return try Outcome.check(result)
+                }
+                request.passphrases[path] = WireSecret(Array(words.utf8))
             }
             for (host, fingerprint) in unknown.sorted(by: { $0.key < $1.key }) {
                 let question = "\(host) shows the key \(fingerprint), never seen before. Trust it?"
