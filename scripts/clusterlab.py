@@ -160,12 +160,12 @@ class Lab:
         """A host on this machine with an agent folder of its own."""
         return f"  {name}: {{ address: local, workers: {workers}, dir: {self.folder}/{name}{extra} }}\n"
 
-    def ssh_host(self, name, workers, key="client_key"):
+    def ssh_host(self, name, workers, key="client_key", extra=""):
         """A host behind the private sshd."""
         if not self.sshd:
             self.sshd = Sshd(self.folder / "sshd")
         return (f"  {name}: {{ address: 127.0.0.1, port: {self.sshd.port}, identity: {self.sshd.folder}/{key}, "
-                f"workers: {workers}, dir: {self.folder}/{name} }}\n")
+                f"workers: {workers}, dir: {self.folder}/{name}{extra} }}\n")
 
     def write(self, hosts, run=None, deploy="", dataset="digits", name="cluster.yaml"):
         """Writes a cluster file; `run` replaces or adds keys of the run."""
@@ -234,6 +234,14 @@ class Lab:
         """Pids of the trainers."""
         return [pid for pid in self.processes()
                 if b"\0train\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def agent(self, host):
+        """The pid of a host's agent."""
+        for pid in self.processes():
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0agent\0" in command and f"{self.folder}/{host}/".encode() in command:
+                return pid
+        return None
 
     def coordinator(self):
         """The coordinator's pid."""

@@ -8,6 +8,9 @@ struct AgentDirectory: Sendable {
     var socket: String { root + "/agent.sock" }
     var log: String { root + "/agent.log" }
     var identity: String { root + "/agent.json" }
+    var terms: String { root + "/terms.json" }
+    var boot: String { root + "/boot.json" }
+    var stopLog: String { root + "/stop.log" }
     var store: String { root + "/store" }
     var runs: String { root + "/runs" }
     var serve: String { root + "/serve" }

@@ -1,5 +1,6 @@
 public import Basics
 internal import Logging
+internal import Wire
 
 #if canImport(Glibc)
 internal import Glibc
@@ -11,7 +12,9 @@ internal import Musl
 public enum WorkerProgram {
     private static let usage = """
         usage: coord-worker start  --directory DIR --cluster ID   make sure that an agent runs
+                 --boot auto|none: whether it is to come back after a reboot
                coord-worker agent  --directory DIR --cluster ID   be the agent
+               coord-worker sweep  --directory DIR --cluster ID   end what an agent left; --wipe: remove DIR
                coord-worker bridge --directory DIR                join stdin and stdout to the agent
                coord-worker train  --directory DIR                be a trainer (started by the agent)
                coord-worker preflight --directory DIR             try two steps (started by the agent)
@@ -29,9 +32,9 @@ public enum WorkerProgram {
         var flags: Set<String> = []
         var rest = arguments.dropFirst()[...]
         while let name = rest.popFirst() {
-            if ["--directory", "--cluster"].contains(name), let value = rest.popFirst() {
+            if ["--directory", "--cluster", "--boot"].contains(name), let value = rest.popFirst() {
                 options[name] = value
-            } else if name == "--ready" {
+            } else if ["--ready", "--wipe"].contains(name) {
                 flags.insert(name)
             } else {
                 return complain("unknown argument \(name)\n\(usage)", .usage)
@@ -41,7 +44,13 @@ public enum WorkerProgram {
         do {
             switch (arguments.first, directory, options["--cluster"]) {
             case ("start", let directory?, let cluster?):
-                try Launcher.run(directory: directory, cluster: cluster)
+                let boot = options["--boot"]
+                guard boot.map(["auto", "none"].contains) ?? true else { return complain(usage, .usage) }
+                try Launcher.run(directory: directory, cluster: cluster, boot: boot)
+            case ("sweep", let directory?, let cluster?):
+                let report = Sweep(directory, cluster: cluster).finish(wipes: flags.contains("--wipe"))
+                print(String(decoding: try MessageCoding.encode(report), as: UTF8.self))
+                return report.left.isEmpty ? .ok : .failed
             case ("agent", let directory?, let cluster?):
                 try AgentProgram.run(
                     directory: directory,

@@ -11,8 +11,8 @@ extension ClusterFile {
         # A line that begins with `# model:`, `# optimizer:`, `# schedule:` or `# kernels:` is an alternative to the
         # line above it, and shows the defaults of its type.
         #
-        # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`, `rented`, `stop`,
-        # `pod`, `price_per_hour`.
+        # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`, `pod`,
+        # `price_per_hour`.
 
         # The cluster's name: letters, digits, `-` and `_`. Required.
         cluster: home-lab
@@ -39,6 +39,8 @@ extension ClusterFile {
             peer: 192.168.1.50:7400             # address:port that other hosts can dial. Default: found by probing
             host_key: SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA  # pinned. Default: shown at first contact
             python: /usr/bin/python3            # interpreter on the host. Default: python3
+            boot: auto                          # auto: a user unit or crontab line starts the agent. Default: none
+            lease: 24h                          # without work and word from here so long, the agent ends. Default: 24h
           pod-1:
             address: 203.0.113.7
             port: 40022
@@ -47,6 +49,8 @@ extension ClusterFile {
             roles: [train]
             rented: true                        # may be stopped when idle; own hosts never are. Default: false
             stop: runpodctl pod stop $RUNPOD_POD_ID   # runs on the host to stop it. Required with `rented: true`
+            idle_stop: 10m                      # stopped after so long without work. Default: 10m
+            stop_unsaved: false                 # true: after `lease`, even with checkpoints of its own. Default: false
             pod: abc123                         # the provider's id of the pod, for your eyes. Default: none
             price_per_hour: 0.34                # in your currency. Default: not counted
 

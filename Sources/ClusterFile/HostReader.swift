@@ -78,6 +78,14 @@ struct HostReader {
         spec.gpus = section.integer("gpus", in: 0...1024)
         if let rented = section.boolean("rented") { spec.rented = rented }
         spec.stop = section.text("stop")
+        if let time = section.duration("idle_stop", in: .seconds(1) ... .seconds(7 * 86_400)) {
+            spec.idleStop = time
+        }
+        if let stops = section.boolean("stop_unsaved") { spec.stopsUnsaved = stops }
+        if let time = section.duration("lease", in: .seconds(1) ... .seconds(365 * 86_400)) {
+            spec.lease = time
+        }
+        if let boot = section.choice("boot", BootChoice.self) { spec.boot = boot }
         spec.pricePerHour = section.number("price_per_hour", .notNegative)
         spec.watts = section.number("watts", .notNegative)
         spec.hostKey = hostKey(section)

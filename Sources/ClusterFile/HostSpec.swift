@@ -6,6 +6,14 @@ public enum HostRole: String, Hashable, Sendable, Codable, CaseIterable {
     case serve
 }
 
+/// Whether a host's agent is to come back after a reboot.
+public enum BootChoice: String, Hashable, Sendable, Codable, CaseIterable {
+    /// Nothing outside the host's folder is touched; `coord up` brings the agent back.
+    case off = "none"
+    /// A systemd user unit with lingering, or a crontab line, starts it.
+    case auto
+}
+
 /// One machine of the cluster, with the file's `defaults` filled in.
 public struct HostSpec: Hashable, Sendable {
     /// The key under `hosts:`.
@@ -32,6 +40,14 @@ public struct HostSpec: Hashable, Sendable {
     public var rented: Bool = false
     /// The command that stops a rented host, run on the host by its own shell.
     public var stop: String?
+    /// How long a rented host may be without work before it is stopped.
+    public var idleStop: Duration = .seconds(600)
+    /// True for a rented host that is stopped in the end even with checkpoints that nobody else has.
+    public var stopsUnsaved: Bool = false
+    /// How long an agent without work waits for word from the coordinator before it ends.
+    public var lease: Duration = .seconds(86_400)
+    /// Whether the agent is to come back after a reboot.
+    public var boot: BootChoice = .off
     /// What an hour costs, in the user's currency.
     public var pricePerHour: Double?
     /// What the host draws under load; unit: watts.

@@ -71,6 +71,25 @@ extension Section {
         }
     }
 
+    /// A length of time with its unit, as `90s`, `10m`, `24h` or `7d`.
+    func duration(_ key: String, in bounds: ClosedRange<Duration>) -> Duration? {
+        guard let value = value(key), let text = text(value) else { return nil }
+        let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3600, "d": 86_400]
+        guard let unit = text.last.flatMap({ units[$0] }), let number = Int64(text.dropLast()), number >= 0,
+            number <= 1_000_000_000
+        else {
+            bad(value, "must be a whole number and a unit, as `90s`, `10m`, `24h` or `7d`, not `\(text)`")
+            return nil
+        }
+        let time = Duration.seconds(number * unit)
+        guard bounds.contains(time) else {
+            let words = "from \(Self.words(bounds.lowerBound)) to \(Self.words(bounds.upperBound))"
+            bad(value, "must be \(words), not \(text)")
+            return nil
+        }
+        return time
+    }
+
     /// A list of whole numbers, at least one.
     func integers(_ key: String, in bounds: ClosedRange<Int>) -> [Int]? {
         guard let items = list(key, "a list of whole numbers") else { return nil }
@@ -125,6 +144,15 @@ extension Section {
     static func either(_ names: [String]) -> String {
         guard let last = names.last, names.count > 1 else { return names.first ?? "" }
         return names.dropLast().joined(separator: ", ") + " or " + last
+    }
+
+    /// The largest unit that divides it: `7d`.
+    private static func words(_ time: Duration) -> String {
+        let seconds = time.components.seconds
+        for (unit, name) in [(Int64(86_400), "d"), (3600, "h"), (60, "m")] where seconds % unit == 0 {
+            return "\(seconds / unit)\(name)"
+        }
+        return "\(seconds)s"
     }
 
     private func integer(_ value: Value, in bounds: ClosedRange<Int>) -> Int? {

@@ -13,7 +13,10 @@ public let bridgeSentinel = "COORD-BRIDGE-1\n"
 /// On each connection: one request, one reply, in order.
 public enum AgentRequest: Codable, Sendable {
     /// The first message of each connection.
-    case hello(protocolVersion: Int, cluster: String, host: String)
+    ///
+    /// - session: the same on all connections that a coordinator makes at a time; a new one replaces the
+    ///   connections of those before, whose other end may be gone without a word.
+    case hello(protocolVersion: Int, cluster: String, host: String, session: String? = nil)
     /// What the host is and what goes on there.
     case status
     /// Which of these chunks are not in the host's store.
@@ -52,8 +55,16 @@ public enum AgentRequest: Codable, Sendable {
     case probeListen(bind: String, token: WireSecret)
     /// Dial such a listener; the reply is ``AgentReply/measured(_:)``.
     case probeDial(address: String, token: WireSecret)
+    /// From now on these terms hold.
+    case terms(AgentTerms)
+    /// These checkpoints are safe with the coordinator, or nobody needs them.
+    case saved([Digest])
     /// End all trainers, `coord-serve` and the agent; with `wipe` remove the agent's folder too.
-    case shutdown(wipe: Bool)
+    ///
+    /// - stops: run the stop command as well: `shutdown` is answered first, ``AgentReply/stopped(_:)`` follows, unless
+    ///   the host is gone by then. When the command fails, the agent stays and tries again.
+    /// - force: also when that loses checkpoints that nobody else has.
+    case shutdown(wipe: Bool, stops: Bool? = nil, force: Bool? = nil)
 }
 
 /// How `coord-serve` is started on a host.
@@ -90,6 +101,10 @@ public enum AgentReply: Codable, Sendable {
     case measured(LinkMeasure)
     /// To whatever `coord-serve` answered.
     case serve(ServeReply)
+    /// To `shutdown`: what ended.
+    case ended(SweepReport)
+    /// After `ended`: how the stop command went.
+    case stopped(StopResult)
     /// Nothing was changed; the reason, what to do, and the exit code that fits.
     case refused(message: String, hint: String?, exitCode: Int32)
 }
@@ -148,6 +163,18 @@ public struct AgentStatus: Codable, Sendable {
     public var generations: [GenerationPlan]
     /// What is served; nil when `coord-serve` does not run.
     public var serve: ServeStatus?
+    /// The program that the agent runs.
+    public var worker: Digest?
+    /// How long the agent and its host will live.
+    public var lease: LeaseStatus?
+    /// Whether the agent comes back after a reboot.
+    public var boot: BootStatus?
+    /// Checkpoints in the host's store of which the coordinator has not said that it has them.
+    public var unsaved: [Digest]?
+    /// The last event of each run.
+    public var events: [RunID: Int]?
+    /// Since the machine was started; unit: seconds.
+    public var uptime: Double?
 
     /// All fields.
     public init(
@@ -158,7 +185,13 @@ public struct AgentStatus: Codable, Sendable {
         pid: Int32,
         trainers: [Trainer],
         generations: [GenerationPlan],
-        serve: ServeStatus?
+        serve: ServeStatus?,
+        worker: Digest? = nil,
+        lease: LeaseStatus? = nil,
+        boot: BootStatus? = nil,
+        unsaved: [Digest]? = nil,
+        events: [RunID: Int]? = nil,
+        uptime: Double? = nil
     ) {
         self.cores = cores
         self.memory = memory
@@ -168,6 +201,12 @@ public struct AgentStatus: Codable, Sendable {
         self.trainers = trainers
         self.generations = generations
         self.serve = serve
+        self.worker = worker
+        self.lease = lease
+        self.boot = boot
+        self.unsaved = unsaved
+        self.events = events
+        self.uptime = uptime
     }
 }
 

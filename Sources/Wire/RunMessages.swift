@@ -223,16 +223,19 @@ public struct ProcessEnd: Codable, Sendable, Hashable, CustomStringConvertible {
     public var status: Int32?
     /// The signal, when one killed it.
     public var signal: Int32?
+    /// Why, when the host knows more than the signal says.
+    public var cause: String?
     /// Takes how a child ended.
-    public init(_ exit: ProcessExit) {
+    public init(_ exit: ProcessExit, cause: String? = nil) {
+        self.cause = cause
         switch exit {
         case .exited(let status): self.status = status
         case .signalled(let signal): self.signal = signal
         }
     }
-    /// `exit status 65`, `killed by signal 9`.
+    /// `exit status 65`, `killed by signal 9, the host ran out of memory`.
     public var description: String {
-        if let signal { return "killed by signal \(signal)" }
+        if let signal { return "killed by signal \(signal)" + (cause.map { ", \($0)" } ?? "") }
         return "exit status \(status ?? -1)"
     }
 }

@@ -14,7 +14,9 @@ final class HostTable {
         guard console.redraws else {
             // Without a terminal only what lasts is worth a line.
             switch event.phase {
-            case .ready, .failed, .lost, .down: console.say(Self.line(event))
+            case .ready, .failed, .lost, .down:
+                console.say(Self.line(event))
+                sayNotes(of: event)
             default: break
             }
             return
@@ -29,8 +31,14 @@ final class HostTable {
 
     /// Lets what was drawn stand; whatever is printed next comes below it.
     func leave() {
+        let left = rows
         drawn = 0
         rows = []
+        left.forEach(sayNotes)
+    }
+
+    private func sayNotes(of event: HostEvent) {
+        for note in event.notes { console.say("    \(event.host): \(note)") }
     }
 
     private func redraw() {

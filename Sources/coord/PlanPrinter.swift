@@ -12,6 +12,9 @@ struct PlanPrinter {
         var roles: [String]
         var workers: Int
         var directory: String?
+        /// What would run there to stop it.
+        var stop: String?
+        var boot: BootChoice
     }
 
     private struct RunLine: Encodable {
@@ -37,7 +40,20 @@ struct PlanPrinter {
             )
         }
         for host in file.hosts {
-            if let stop = host.stop { warnings.append("may run for \(host.name): \(stop)") }
+            if host.rented, let stop = host.stop {
+                let unsaved = host.stopsUnsaved ? ", in the end with checkpoints that nobody else has" : ""
+                warnings.append(
+                    "\(host.name) is stopped \(host.idleStop.words) after its last work\(unsaved); runs there: \(stop)"
+                )
+            } else if host.stop != nil {
+                warnings.append("\(host.name) has a stop: that is never run, as it is not rented")
+            }
+            if host.boot == .auto {
+                warnings.append(
+                    "changes on \(host.name) outside its folder: a systemd user unit and lingering, or a crontab line "
+                        + "@reboot, starts the agent after a reboot; coord down takes it away"
+                )
+            }
         }
         return warnings
     }
@@ -75,7 +91,9 @@ struct PlanPrinter {
                     address: host.address,
                     roles: host.roles.map(\.rawValue).sorted(),
                     workers: host.workers,
-                    directory: host.directory
+                    directory: host.directory,
+                    stop: host.rented ? host.stop : nil,
+                    boot: host.boot
                 )
             )
         }
@@ -93,5 +111,14 @@ struct PlanPrinter {
                 warnings: warnings
             )
         )
+    }
+}
+
+extension Duration {
+    /// `90 s`, `10 min`, `24 h`.
+    fileprivate var words: String {
+        let seconds = components.seconds
+        if seconds >= 7200, seconds % 3600 == 0 { return "\(seconds / 3600) h" }
+        return seconds >= 120 && seconds % 60 == 0 ? "\(seconds / 60) min" : "\(seconds) s"
     }
 }

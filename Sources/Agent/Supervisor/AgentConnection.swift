@@ -10,18 +10,28 @@ struct AgentConnection: Sendable {
 
     /// Answers until the connection ends; called on a thread of its own.
     func run() {
+        var number: Int?
+        defer { number.map(agent.connections.left) }
         do {
             var isGreeted = false
             while let frame = try channel.receive() {
                 let request = try MessageCoding.decode(AgentRequest.self, from: frame.payload)
-                if case .hello = request { isGreeted = true }
+                if case .hello(_, let cluster, _, let session) = request {
+                    isGreeted = true
+                    if let session, number == nil, cluster == agent.cluster {
+                        number = agent.connections.entered(session, channel)
+                    }
+                }
                 guard isGreeted else { throw AgentError("the first message must be hello") }
+                agent.keeper.contacted()
                 if case .events(let cursors) = request {
                     agent.runs.follow(cursors, on: channel)
                     return
                 }
                 do {
+                    if request.isWork { try agent.keeper.used() }
                     try answer(request)
+                    if case .shutdown = request { return }
                 } catch let error as any ExplainedError {
                     try channel.send(
                         AgentReply.refused(
@@ -31,7 +41,6 @@ struct AgentConnection: Sendable {
                         )
                     )
                 }
-                if case .shutdown = request { return }
             }
         } catch {
             agent.logger.info("a connection ended: \(error)")
@@ -41,7 +50,7 @@ struct AgentConnection: Sendable {
 
     private func answer(_ request: AgentRequest) throws {
         switch request {
-        case .hello(let version, let cluster, _):
+        case .hello(let version, let cluster, _, _):
             guard version == protocolVersion else {
                 throw AgentError(
                     "protocol version \(version), this agent speaks \(protocolVersion)",
@@ -71,6 +80,13 @@ struct AgentConnection: Sendable {
         case .getManifest(let digest): try reply(.done, bytes: try agent.store.manifestBytes(digest))
         case .getChunk(let digest): try reply(.done, bytes: try agent.store.exportChunk(digest))
         case .train(let start):
+            guard start.record.worker == agent.worker else {
+                throw AgentError(
+                    "run \(start.run) began with worker \(start.record.worker.short), the agent here is of \(agent.worker.short)",
+                    hint: "coord up brings the matching worker when no run is on",
+                    exitCode: .protocolVersion
+                )
+            }
             try agent.runs.train(start)
             try reply(.done)
         case .generation(let plan):
@@ -96,13 +112,44 @@ struct AgentConnection: Sendable {
             try reply(.listening(try LinkProbe.listen(bind: bind, token: token.bytes)))
         case .probeDial(let address, let token):
             try reply(.measured(LinkProbe.dial(address, token: token.bytes)))
-        case .shutdown(let wipe):
-            agent.runs.endAll()
-            agent.serve.stop()
+        case .terms(let terms):
+            try agent.keeper.agree(terms)
             try reply(.done)
-            agent.end(wipe: wipe)
+        case .saved(let digests):
+            try agent.ledger.saved(digests)
+            try reply(.done)
+        case .shutdown(let wipe, let stops, let force):
+            try shutDown(wipe: wipe, stops: stops ?? false, force: force ?? false)
         case .events: preconditionFailure("handled by the caller")
         }
+    }
+
+    private func shutDown(wipe: Bool, stops: Bool, force: Bool) throws {
+        let unsaved = agent.ledger.unsaved.count
+        guard force || unsaved == 0 || !(wipe || stops) else {
+            throw AgentError(
+                "\(unsaved) checkpoints are only on this host; nothing was ended",
+                hint: "coord up brings them home; coord down --lose-checkpoints gives them up",
+                exitCode: .locked
+            )
+        }
+        agent.runs.endAll()
+        agent.serve.stop()
+        var report = Sweep(agent.directory, cluster: agent.cluster).run(includesAgent: false)
+        if wipe, stops {
+            // The stop command may take the machine away before anything else can be done.
+            for path in [agent.directory.runs, agent.directory.serve, agent.directory.store] {
+                do { try Files.remove(path) } catch { report.left.append("\(error)") }
+            }
+        }
+        try reply(.ended(report))
+        if stops, let result = agent.keeper.stopOnDemand() {
+            // Nobody may be there to hear it: a stop command can take the network first.
+            try? reply(.stopped(result))
+            // The agent stays until the command works: a host that nobody stops costs money.
+            guard result.isSuccess else { return }
+        }
+        agent.end(wipe: wipe)
     }
 
     private func status() -> AgentStatus {
@@ -115,7 +162,15 @@ struct AgentConnection: Sendable {
             pid: agent.pid,
             trainers: trainers,
             generations: generations,
-            serve: agent.serve.status()
+            serve: agent.serve.status(),
+            worker: agent.worker,
+            lease: agent.keeper.status(),
+            boot: (try? Files.read(agent.directory.boot)).flatMap {
+                try? MessageCoding.decode(BootStatus.self, from: $0)
+            },
+            unsaved: agent.ledger.unsaved,
+            events: agent.runs.lastEvents,
+            uptime: Machine.uptime
         )
     }
 
@@ -129,5 +184,15 @@ struct AgentConnection: Sendable {
     private func reply(_ reply: AgentReply, bytes: [UInt8]? = nil) throws {
         try channel.send(reply)
         if let bytes { try channel.send(Frame(.bytes, bytes)) }
+    }
+}
+
+extension AgentRequest {
+    /// True for what somebody wants done, false for what a coordinator says by itself, all night long.
+    fileprivate var isWork: Bool {
+        switch self {
+        case .hello, .status, .serveStatus, .events, .terms, .saved, .endRun, .shutdown: false
+        default: true
+        }
     }
 }

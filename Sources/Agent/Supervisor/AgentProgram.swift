@@ -20,10 +20,14 @@ struct AgentServices: Sendable {
     let store: ChunkStore
     let runs: RunSupervisor
     let serve: ServeSupervisor
+    let ledger: CheckpointLedger
+    let keeper: LeaseKeeper
+    let connections: ConnectionTable
     let logger: Logger
 
     /// Ends the process after the reply is out.
     func end(wipe: Bool) {
+        logger.notice("agent ends")
         try? Files.remove(directory.socket)
         try? Files.remove(directory.identity)
         if wipe { try? Files.remove(directory.root) }
@@ -43,12 +47,30 @@ enum AgentProgram {
     /// - Parameter ready: written to and closed when the agent can be reached.
     static func run(directory: AgentDirectory, cluster: String, ready: Int32?) throws {
         signal(SIGPIPE, SIG_IGN)
+        signal(SIGHUP, SIG_IGN)
         try directory.create()
         let lock = try FileLock(directory.lock)
         let logger = Logger(label: "agent")
+        // What an agent that was killed left behind; the lock says that it is nobody's by now.
+        let orphans = Sweep(directory, cluster: cluster).endOrphans()
+        for words in orphans.ended { logger.warning("ended \(words), which had no agent any more") }
+        for words in orphans.left { logger.error("\(words) has no agent and does not end") }
         let store = try ChunkStore(directory: directory.store)
-        let runs = try RunSupervisor(directory: directory, logger: logger)
+        let ledger = try CheckpointLedger(directory: directory.root)
+        let runs = try RunSupervisor(directory: directory, ledger: ledger, logger: logger)
+        let serve = ServeSupervisor(directory: directory, store: store, runs: runs, logger: logger)
+        let keeper = LeaseKeeper(
+            directory: directory,
+            sources: LeaseKeeper.Sources(
+                trainers: { runs.processes },
+                isServing: { serve.isServing },
+                unsaved: { ledger.unsaved.count }
+            ),
+            logger: logger
+        )
         let pid = getpid()
+        // Only root may; where it is not allowed, trainers and coord-serve still go first.
+        ProcessTable.setMemoryPriority(pid, -500)
         guard let process = ProcessIdentity(pid: pid) else { throw AgentError("/proc is not readable") }
         let services = AgentServices(
             cluster: cluster,
@@ -58,7 +80,10 @@ enum AgentProgram {
             directory: directory,
             store: store,
             runs: runs,
-            serve: ServeSupervisor(directory: directory, store: store, runs: runs, logger: logger),
+            serve: serve,
+            ledger: ledger,
+            keeper: keeper,
+            connections: ConnectionTable(),
             logger: logger
         )
         try Files.writeAtomically(
@@ -72,6 +97,10 @@ enum AgentProgram {
         guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
         let listener = try UnixSocket.listen("agent.sock")
         services.serve.resume()
+        keeper.start { reason in
+            logger.notice("ends by itself: \(reason)")
+            services.end(wipe: false)
+        }
         if let ready {
             write(ready, "r", 1)
             close(ready)

@@ -67,6 +67,9 @@ final class EventSpool: Sendable {
         }
     }
 
+    /// The number of the last event; 0 when there is none.
+    var last: Int { state.withLock { $0.ends.isEmpty ? 0 : $0.base + $0.ends.count } }
+
     /// At most `limit` events behind a sequence number.
     func read(after sequence: Int, limit: Int) throws -> [AgentEvent] {
         let range = state.withLock { state -> Range<Int>? in

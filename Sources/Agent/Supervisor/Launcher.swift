@@ -9,12 +9,35 @@ internal import Musl
 
 /// `coord-worker start`: sees to it that an agent of this very build runs, and ends.
 enum Launcher {
-    static func run(directory: AgentDirectory, cluster: String) throws {
+    /// - Parameter boot: `auto` or `none`: whether the agent is to come back after a reboot; nil leaves that as it is.
+    static func run(directory: AgentDirectory, cluster: String, boot: String? = nil) throws {
         try directory.create()
+        let installer = BootInstaller()
+        let entry = BootEntry(
+            root: Files.resolved(directory.root),
+            cluster: cluster,
+            program: Machine.executable
+        )
+        let status = try boot.map { choice in
+            let before = (try? Files.read(directory.boot)).flatMap {
+                try? MessageCoding.decode(BootStatus.self, from: $0)
+            }
+            let status =
+                choice == "auto"
+                ? installer.install(entry, before: before) : installer.none(directory, cluster: cluster)
+            try Files.writeAtomically(MessageCoding.encode(status), to: directory.boot, mode: 0o600)
+            return status
+        }
         if let running = runningAgent(directory) {
             let worker = Digest(of: try Files.read(Machine.executable))
             if running.worker == worker { return }
-            try replace(running, directory: directory, cluster: cluster)
+            try replace(running, directory: directory)
+        }
+        // Where logind ends a session's processes at logout, the agent must not be one of them.
+        if status?.starter == .unit, installer.logoutReason() != nil, installer.startUnit(entry),
+            runningAgent(directory) != nil
+        {
+            return
         }
         let log = open(directory.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         guard log >= 0 else { throw FileError(.write, directory.log, errno: errno) }
@@ -44,25 +67,16 @@ enum Launcher {
     }
 
     /// Ends an agent of another build, unless it has trainers at work.
-    private static func replace(_ agent: AgentIdentity, directory: AgentDirectory, cluster: String) throws {
-        guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
-        let channel = FrameChannel(socket: try UnixSocket.connect("agent.sock"))
-        func ask(_ request: AgentRequest) throws -> AgentReply? {
-            try channel.send(request)
-            guard let frame = try channel.receive(timeoutMilliseconds: 10_000) else { return nil }
-            return try MessageCoding.decode(AgentReply.self, from: frame.payload)
-        }
-        let hello = try ask(.hello(protocolVersion: protocolVersion, cluster: cluster, host: "launcher"))
-        if case .hello? = hello, case .status(let status)? = try ask(.status),
-            status.trainers.contains(where: { $0.pid != nil })
-        {
+    private static func replace(_ agent: AgentIdentity, directory: AgentDirectory) throws {
+        // Its protocol may differ from ours: the process table and signals always work.
+        let trainers = ProcessTable.entries(of: directory.root).filter { $0.part == "train" }
+        guard trainers.isEmpty else {
             throw AgentError(
-                "an agent of another build has a run in progress here",
+                "an agent of another build has a run in progress here (\(agent.worker.short), \(trainers.count) trainers)",
                 hint: "wait for the run, or coord run stop",
                 exitCode: .locked
             )
         }
-        // Its own protocol may differ from ours: the signal always works.
         kill(agent.process.pid, SIGTERM)
         if !agent.process.waitForEnd(milliseconds: 3000) { kill(agent.process.pid, SIGKILL) }
         _ = agent.process.waitForEnd(milliseconds: 2000)

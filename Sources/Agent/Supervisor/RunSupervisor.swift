@@ -18,6 +18,8 @@ final class RunSupervisor: Sendable {
         var pid: Int32?
         var address: String?
         var isFinished = false
+        /// We killed it: nobody else did.
+        var isExpelled = false
         var end: ProcessEnd?
     }
 
@@ -34,13 +36,19 @@ final class RunSupervisor: Sendable {
     }
 
     private let directory: AgentDirectory
+    private let ledger: CheckpointLedger
     private let logger: Logger
+    private let memory = MemoryWatch()
     private let state: Mutex<State>
     /// Children die with the thread that started them, so one thread starts all and lives as long as the agent.
     private let spawner = Mailbox<@Sendable () -> Void>()
 
-    init(directory: AgentDirectory, logger: Logger) throws {
+    /// What the kernel takes first when memory runs out: a trainer is the one thing here that can be lost.
+    private static let memoryPriority = 800
+
+    init(directory: AgentDirectory, ledger: CheckpointLedger, logger: Logger) throws {
         self.directory = directory
+        self.ledger = ledger
         self.logger = logger
         var state = State()
         for name in (try? Files.list(directory.runs)) ?? [] {
@@ -81,7 +89,8 @@ final class RunSupervisor: Sendable {
         let child = try spawn(
             [Machine.executable, "train", "--directory", directory.root],
             environment: Self.environment(for: start.record.kernels),
-            files: [-1, log, log, theirs]
+            files: [-1, log, log, theirs],
+            memoryPriority: Self.memoryPriority
         )
         let channel = FrameChannel(socket: ours)
         state.withLock {
@@ -123,7 +132,8 @@ final class RunSupervisor: Sendable {
             child = try spawn(
                 [Machine.executable, "preflight", "--directory", directory.root],
                 environment: Self.environment(for: start.record.kernels),
-                files: [-1, log, log, theirs]
+                files: [-1, log, log, theirs],
+                memoryPriority: Self.memoryPriority
             )
         }
         defer { _ = child.wait() }
@@ -142,8 +152,18 @@ final class RunSupervisor: Sendable {
     }
 
     /// Starts a child from the thread that never ends.
-    func spawn(_ arguments: [String], environment: [String]?, files: [Int32]) throws -> ChildProcess {
+    ///
+    /// - Parameter memoryPriority: how soon the kernel takes it when memory runs out, 0 to 1000.
+    func spawn(
+        _ arguments: [String],
+        environment: [String],
+        files: [Int32],
+        memoryPriority: Int
+    ) throws -> ChildProcess {
         let result = Mailbox<Result<ChildProcess, any Error>>()
+        let environment =
+            environment.filter { !$0.hasPrefix(ProcessTable.marker + "=") }
+            + ["\(ProcessTable.marker)=\(Files.resolved(directory.root))"]
         spawner.put {
             result.put(
                 Result {
@@ -157,8 +177,22 @@ final class RunSupervisor: Sendable {
                 }
             )
         }
-        return try result.take().get()
+        let child = try result.take().get()
+        // What it starts itself is of the same rank.
+        ProcessTable.setMemoryPriority(child.pid, memoryPriority)
+        return child
     }
+
+    /// The trainers' processes that live.
+    var processes: [Int32] {
+        memory.look()
+        return state.withLock { state in
+            state.runs.values.flatMap(\.trainers.values).filter { $0.end == nil }.compactMap(\.pid)
+        }
+    }
+
+    /// The last event of each run.
+    var lastEvents: [RunID: Int] { state.withLock { $0.runs.mapValues(\.spool.last) } }
 
     /// Passes a new generation to the run's trainers here.
     func announce(_ plan: GenerationPlan) {
@@ -187,6 +221,7 @@ final class RunSupervisor: Sendable {
     func expel(run: RunID, member: Int) {
         state.withLock { state in
             if let trainer = state.runs[run]?.trainers[member], trainer.end == nil, let pid = trainer.pid {
+                state.runs[run]?.trainers[member]?.isExpelled = true
                 kill(pid, SIGKILL)
             }
         }
@@ -282,7 +317,10 @@ final class RunSupervisor: Sendable {
     }
 
     private func ended(_ start: TrainerStart, _ exit: ProcessExit) {
-        let end = ProcessEnd(exit)
+        let isExpelled = state.withLock {
+            $0.runs[start.run]?.trainers[start.member]?.isExpelled ?? false
+        }
+        let end = ProcessEnd(exit, cause: exit == .signalled(SIGKILL) && !isExpelled ? memory.cause() : nil)
         state.withLock { state in
             guard state.runs[start.run]?.trainers[start.member]?.start == start else { return }
             state.runs[start.run]?.trainers[start.member]?.end = end
@@ -300,6 +338,12 @@ final class RunSupervisor: Sendable {
             default: break
             }
             return (state.runs[start.run]?.spool, Array(state.listeners.values))
+        }
+        do {
+            // Before the event is out: whoever has the checkpoint says so after it was noted here.
+            if case .checkpoint(let manifest, _, _, _) = report { try ledger.made(manifest) }
+        } catch {
+            logger.error("cannot note a checkpoint: \(error)", metadata: ["run": "\(start.run)"])
         }
         do {
             _ = try spool?.append(

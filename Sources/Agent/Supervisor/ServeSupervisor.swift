@@ -34,6 +34,12 @@ final class ServeSupervisor: Sendable {
         self.logger = logger
     }
 
+    /// The kernel takes trainers before it, and it before the agent.
+    private static let memoryPriority = 400
+
+    /// True while `coord-serve` lives.
+    var isServing: Bool { state.withLock { $0.process?.isAlive ?? false } }
+
     private var setupPath: String { directory.serve + "/setup.json" }
 
     /// Brings back what was served before the agent ended.
@@ -135,7 +141,12 @@ final class ServeSupervisor: Sendable {
         let child: ChildProcess
         do {
             defer { close(ready[1]) }
-            child = try runs.spawn(arguments, environment: environment, files: [-1, log, log, ready[1]])
+            child = try runs.spawn(
+                arguments,
+                environment: environment,
+                files: [-1, log, log, ready[1]],
+                memoryPriority: Self.memoryPriority
+            )
         }
         // The program writes to descriptor 3 when it answers, or closes it by ending.
         var byte: UInt8 = 0

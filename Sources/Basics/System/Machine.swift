@@ -61,6 +61,13 @@ public enum Machine {
         return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
+    /// Seconds since this machine was started, time asleep included.
+    public static var uptime: Double {
+        var now = timespec()
+        clock_gettime(CLOCK_BOOTTIME, &now)
+        return Double(now.tv_sec) + Double(now.tv_nsec) * 1e-9
+    }
+
     /// Seconds since 1970, for time stamps that people read; never for measuring.
     public static var unixTime: Double {
         var now = timespec()

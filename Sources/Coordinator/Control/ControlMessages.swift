@@ -22,7 +22,9 @@ public enum ControlRequest: Codable, Sendable {
     /// How the hosts are.
     case status
     /// End agents and coordinator; with `hosts` the agents of these hosts only, and the run goes on without them.
-    case down(wipe: Bool, hosts: [String])
+    ///
+    /// - force: also when that loses checkpoints that only a host has.
+    case down(wipe: Bool, hosts: [String], force: Bool)
 }
 
 /// What `coord up` hands over.
@@ -128,11 +130,14 @@ public struct HostEvent: Codable, Sendable {
     public var phase: HostPhase
     /// What is going on, for people.
     public var detail: String
+    /// What people should know of its agent: when the host is stopped, what would be lost.
+    public var notes: [String]
     /// All fields.
-    public init(host: String, phase: HostPhase, detail: String) {
+    public init(host: String, phase: HostPhase, detail: String, notes: [String] = []) {
         self.host = host
         self.phase = phase
         self.detail = detail
+        self.notes = notes
     }
 }
 

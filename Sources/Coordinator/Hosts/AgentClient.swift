@@ -10,11 +10,14 @@ final class AgentClient: Sendable {
 
     /// Greets the agent.
     ///
+    /// - Parameter session: the same for all connections that are made at a time; a new one ends those before at the agent.
     /// - Throws: ``CoordinatorError``: another protocol version (76), another cluster.
-    init(channel: FrameChannel, host: String, cluster: String) throws {
+    init(channel: FrameChannel, host: String, cluster: String, session: String? = nil) throws {
         self.channel = channel
         self.host = host
-        let reply = try call(.hello(protocolVersion: protocolVersion, cluster: cluster, host: host))
+        let reply = try call(
+            .hello(protocolVersion: protocolVersion, cluster: cluster, host: host, session: session)
+        )
         guard case .hello(let version, _, _) = reply, version == protocolVersion else {
             throw CoordinatorError(
                 "\(host): the agent speaks another protocol version",

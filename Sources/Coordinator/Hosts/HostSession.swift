@@ -68,6 +68,8 @@ final class HostSession: Sendable {
         var program = ""
         var client: AgentClient?
         var bulk: AgentClient?
+        /// Names this way to the host: the agent ends the connections of an earlier one.
+        var way: String?
         var isClosed = false
     }
 
@@ -213,12 +215,13 @@ final class HostSession: Sendable {
                 if let facts = try probe(host, enter) { try install(facts, on: host, enter) }
                 enter(.link, "")
                 let client = try openClient(host)
+                try client.call(.terms(spec.terms))
                 guard case .status(let status) = try client.call(.status) else {
                     throw CoordinatorError("\(name): the agent did not say how it is", exitCode: .bug)
                 }
                 state.withLock { $0.client = client }
                 post(name, .up(status))
-                try followEvents(host)
+                try followEvents(host, beside: client)
                 if !spec.isLocal { lookCloser(host) }
             } catch {
                 let explained = explained(error)
@@ -250,6 +253,7 @@ final class HostSession: Sendable {
             state.bulk?.channel.close()
             state.bulk = nil
             state.host?.close()
+            state.way = Digest.hex(Sealing.randomBytes(8))
         }
         if spec.isLocal { return LocalHost(name: name) }
         return SSHHost(workspace.endpoint(spec), policy: trust, passphrase: passphrase) { phase in
@@ -288,16 +292,23 @@ final class HostSession: Sendable {
         on host: any Host,
         _ enter: (HostPhase, String) -> Void
     ) throws {
-        let worker = try workspace.worker(facts.triple)
-        let file = "coord-worker-\(worker.digest.short)"
-        let program = "\(remoteRoot)/bin/\(file)"
-        if !facts.workers.contains(file) {
-            enter(.push, "\(worker.size)")
-            try push(worker, to: program, over: host)
+        let program: String
+        if let kept = workspace.runWorker.map({ "coord-worker-\($0.short)" }), facts.workers.contains(kept) {
+            // A run keeps the program that it began with, whatever was built meanwhile.
+            program = "\(remoteRoot)/bin/\(kept)"
+        } else {
+            let worker = try workspace.worker(facts.triple)
+            let file = "coord-worker-\(worker.digest.short)"
+            program = "\(remoteRoot)/bin/\(file)"
+            if !facts.workers.contains(file) {
+                enter(.push, "\(worker.size)")
+                try push(worker, to: program, over: host)
+            }
         }
         enter(.start, "")
         let started = try host.run(
-            "\(shell(program)) start --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID)",
+            "\(shell(program)) start --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID) "
+                + "--boot \(spec.boot.rawValue)",
             input: []
         )
         guard started.exit.isSuccess else { throw agentDidNotStart(started) }
@@ -340,7 +351,12 @@ final class HostSession: Sendable {
         let socket = try host.openStream("\(shell(program)) bridge --directory \(shell(remoteRoot))")
         do {
             let channel = try FrameChannel.afterSentinel(socket: socket, timeoutMilliseconds: 20_000)
-            return try AgentClient(channel: channel, host: name, cluster: workspace.clusterID)
+            return try AgentClient(
+                channel: channel,
+                host: name,
+                cluster: workspace.clusterID,
+                session: state.withLock { $0.way }
+            )
         } catch let error as FrameError {
             throw CoordinatorError(
                 "\(name): the bridge to the agent did not open (\(error))",
@@ -350,7 +366,7 @@ final class HostSession: Sendable {
         }
     }
 
-    private func followEvents(_ host: any Host) throws {
+    private func followEvents(_ host: any Host, beside control: AgentClient) throws {
         let client = try openClient(host)
         try client.channel.send(AgentRequest.events(after: cursors()))
         OSThread.start(name: "events-\(name)") { [self] in
@@ -362,29 +378,110 @@ final class HostSession: Sendable {
                 // Whatever broke it, the conversation is over; the control connection is told below.
             }
             // While the agent is being ended, the answer to that is still on its way on the control connection.
-            if let control = state.withLock({ $0.isClosed ? nil : $0.client }) {
+            if !state.withLock({ $0.isClosed }) {
                 dropped(control, LostConnection(host: name, cause: .truncated))
             }
         }
     }
 
-    /// Ends the agent.
+    /// Gives the connection up and makes it anew, for an agent of the build that is there now.
+    func renew() {
+        jobs.put { [self] in
+            state.withLock { state in
+                state.client?.channel.close()
+                state.bulk?.channel.close()
+                state.host?.close()
+                state.client = nil
+                state.bulk = nil
+                state.host = nil
+            }
+        }
+        bringUp()
+    }
+
+    /// How an agent is to end.
+    struct Shutdown: Sendable {
+        /// Remove what the host keeps.
+        var wipes: Bool
+        /// Give up checkpoints that nobody else has.
+        var force: Bool
+        /// Brings checkpoints home that only the host has.
+        var rescue: @Sendable (AgentClient, [Digest]) throws -> Void
+    }
+
+    /// Ends the agent and what it started, and looks that nothing is left; stops a rented host.
     ///
-    /// - Parameter done: told nil when it is down, or why it is not.
-    func shutDown(wipe: Bool, done: @escaping @Sendable ((any ExplainedError)?) -> Void) {
+    /// - Parameter done: told what was found and done, in words, or why the agent is not down.
+    func shutDown(
+        _ how: Shutdown,
+        done: @escaping @Sendable (_ words: String, _ failure: (any ExplainedError)?) -> Void
+    ) {
         jobs.put { [self] in
             do {
                 let client = try state.withLock({ $0.client }) ?? openClient(connect { _, _ in })
+                if !how.force, how.wipes || spec.rented, case .status(let status) = try client.call(.status),
+                    let unsaved = status.unsaved, !unsaved.isEmpty
+                {
+                    try how.rescue(client, unsaved)
+                }
                 state.withLock { $0.isClosed = true }
-                try client.call(.shutdown(wipe: wipe))
-                // The agent is gone when the connection is.
-                while (try? client.channel.receive(timeoutMilliseconds: 30_000)) != nil {}
-                done(nil)
+                done(try end(client, how), nil)
             } catch {
-                done(explained(error))
+                let failure = explained(error)
+                done(failure.message, failure)
             }
             close()
         }
+    }
+
+    private func end(_ client: AgentClient, _ how: Shutdown) throws -> String {
+        let (host, program) = state.withLock { ($0.host, $0.program) }
+        // The program that looks afterwards lies in the folder; where none can be run, the agent removes it itself.
+        let looks = !spec.rented && host != nil && !program.isEmpty
+        let reply = try client.call(
+            .shutdown(wipe: how.wipes && !looks, stops: spec.rented, force: how.force),
+            timeout: 120_000
+        )
+        var report = SweepReport()
+        if case .ended(let ended) = reply { report = ended }
+        var words: [String] = []
+        if spec.rented {
+            // A host that goes away before it says so has been stopped.
+            let frame = try? client.channel.receive(timeoutMilliseconds: 150_000)
+            let answer = try frame.map { try MessageCoding.decode(AgentReply.self, from: $0.payload) }
+            if case .stopped(let result)? = answer, !result.isSuccess {
+                throw CoordinatorError(
+                    "\(name): the stop command failed (\(result.text)); its agent stays and tries again",
+                    hint: "stop the host by hand, or it goes on costing"
+                )
+            }
+            words.append("stopped by: \(spec.stop ?? "")")
+        }
+        // The agent is gone when the connection is.
+        while (try? client.channel.receive(timeoutMilliseconds: 30_000)) != nil {}
+        if looks, let host {
+            let command =
+                "\(shell(program)) sweep --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID)"
+            let swept = try host.run(command + (how.wipes ? " --wipe" : ""))
+            guard let found = try? MessageCoding.decode(SweepReport.self, from: swept.output) else {
+                throw CoordinatorError(
+                    "\(name): it could not be looked whether something is left: \(swept.errorText)"
+                )
+            }
+            report.ended += found.ended
+            report.removed += found.removed
+            report.left = found.left
+        }
+        guard report.left.isEmpty else {
+            throw CoordinatorError(
+                "\(name): the agent is down, but left behind: \(report.left.joined(separator: ", "))",
+                hint: "coord down again, or end it by hand"
+            )
+        }
+        if !report.ended.isEmpty { words.append("ended \(report.ended.joined(separator: ", "))") }
+        if !report.removed.isEmpty { words.append("removed \(report.removed.joined(separator: ", "))") }
+        if looks { words.append(how.wipes ? "no process and no file is left" : "no process is left") }
+        return words.joined(separator: "; ")
     }
 
     /// Ends the conversation; the agent goes on.

@@ -31,6 +31,10 @@ struct ActiveRun {
     var weights: Digest?
     /// All members have done the last step; the run ends when all checkpoints are home.
     var isFinishing = false
+    /// True until the run was taken up after the death of a coordinator.
+    var isRecovered = false
+    /// What the last restart lost and where it went on, for those who attach later.
+    var restartNews: String?
     /// Restarts in a row from the same checkpoint, so that a run that can't go on ends.
     var fruitlessRestarts = 0
     /// The epoch that the last restart went on from.

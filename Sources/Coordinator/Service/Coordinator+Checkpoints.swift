@@ -18,6 +18,7 @@ extension Coordinator {
         then: (@Sendable (Coordinator, Bool) -> Void)? = nil
     ) {
         if read({ try $0.checkpoint(manifest, of: run) })?.isHome == true {
+            acknowledge(manifest, to: [host])
             then?(self, true)
             return
         }
@@ -57,6 +58,7 @@ extension Coordinator {
             try transaction.markHome(manifest)
             return try transaction.checkpoint(manifest, of: run)
         }
+        acknowledge(manifest, to: Set(read { try $0.checkpoints(manifest: manifest) }.flatMap(\.hosts)))
         if let row {
             let monitor =
                 read { try $0.run(run) }?.record.flatMap { try? Monitor(named: $0.spec.monitor) }

@@ -33,11 +33,19 @@ extension Coordinator {
             case .status:
                 for entry in hosts.values.sorted(by: { $0.spec.name < $1.spec.name }) {
                     peer.send(
-                        .host(HostEvent(host: entry.spec.name, phase: entry.phase, detail: detail(entry)))
+                        .host(
+                            HostEvent(
+                                host: entry.spec.name,
+                                phase: entry.phase,
+                                detail: detail(entry),
+                                notes: notes(entry)
+                            )
+                        )
                     )
                 }
                 peer.finish()
-            case .down(let wipe, let hosts): try down(wipe: wipe, hosts: hosts, peer)
+            case .down(let wipe, let hosts, let force):
+                try down(wipe: wipe, hosts: hosts, force: force, peer)
             }
         } catch {
             peer.finish(explained(error))
@@ -123,8 +131,14 @@ extension Coordinator {
         bringUps.append(BringUp(request: request, peer: peer, waiting: names))
         for name in names.sorted() {
             guard let entry = hosts[name] else { continue }
-            if entry.phase == .ready {
-                peer.send(.host(HostEvent(host: name, phase: .ready, detail: detail(entry))))
+            if entry.phase == .ready, active == nil, request.submits, isOutdated(entry) {
+                // A run is trained by the program that is built here now, and says so in its record.
+                hosts[name]?.phase = .idle
+                entry.session.renew()
+            } else if entry.phase == .ready {
+                peer.send(
+                    .host(HostEvent(host: name, phase: .ready, detail: detail(entry), notes: notes(entry)))
+                )
                 arrived(name, failure: nil)
             } else {
                 entry.session.bringUp()
@@ -203,6 +217,7 @@ extension Coordinator {
                 )
             )
         )
+        if let news = active.restartNews { peer.send(.note(news)) }
         if let epoch = active.lastEpoch {
             peer.send(.epoch(run: active.id, metric: epoch, epochs: active.record.spec.epochs))
         }
@@ -229,7 +244,7 @@ extension Coordinator {
 
     // MARK: down
 
-    private func down(wipe: Bool, hosts names: [String], _ peer: ControlPeer) throws {
+    private func down(wipe: Bool, hosts names: [String], force: Bool, _ peer: ControlPeer) throws {
         let isAll = names.isEmpty
         if isAll {
             if let active { end(active.id, as: .stopped, message: "coord down") }
@@ -245,19 +260,14 @@ extension Coordinator {
         guard !chosen.isEmpty else { return finish(self, nil) }
         let group = DownGroup(waiting: Set(chosen.keys))
         for (name, entry) in chosen {
-            entry.session.shutDown(wipe: wipe) { [mailbox] failure in
+            let how = HostSession.Shutdown(wipes: wipe, force: force, rescue: rescue(from: name))
+            entry.session.shutDown(how) { [mailbox] words, failure in
                 mailbox.put(
                     .resume { coordinator in
-                        coordinator.moved(name, failure == nil ? .down : .failed, failure?.message ?? "")
-                        peer.send(
-                            .host(
-                                HostEvent(
-                                    host: name,
-                                    phase: failure == nil ? .down : .failed,
-                                    detail: failure?.message ?? ""
-                                )
-                            )
-                        )
+                        let phase = failure == nil ? HostPhase.down : .failed
+                        coordinator.moved(name, phase, words)
+                        peer.send(.host(HostEvent(host: name, phase: phase, detail: words)))
+                        if failure == nil { coordinator.log("host", "down: \(words)", host: name) }
                         guard let result = group.done(name, failure) else { return }
                         finish(coordinator, result.failure)
                     }

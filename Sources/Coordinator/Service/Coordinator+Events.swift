@@ -30,6 +30,7 @@ extension Coordinator {
         if case .checkpoint(let manifest, _, _, _) = event.report {
             bringHome(manifest, of: event.run, from: host)
         }
+        defer { if let active, active.isRecovered, active.machine == nil { takeUp() } }
         guard active?.id == event.run, active?.attempt == event.attempt else { return }
         if active?.machine == nil { active?.early.append(event) }
         follow(event, from: host)

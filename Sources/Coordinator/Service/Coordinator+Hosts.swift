@@ -80,11 +80,13 @@ extension Coordinator {
         case .up(let status):
             let isNewAgent = hosts[name]?.status.map { $0.pid != status.pid } ?? false
             hosts[name]?.status = status
+            hosts[name]?.heard = .now
             hosts[name]?.isHopeless = false
             hosts[name]?.failures = 0
             moved(name, .ready, hosts[name].map(detail) ?? "")
             remember(name)
             arrived(name, failure: nil)
+            settle(name, status)
             hostIsBack(name, status, isNewAgent: isNewAgent)
         case .failed(let phase, let message, let hint, let exitCode):
             let failure = CoordinatorError(message, hint: hint, exitCode: exitCode)
@@ -94,6 +96,7 @@ extension Coordinator {
             hosts[name]?.isHopeless = exitCode != .unreachable
             hostFailed(name)
         case .lost(let reason):
+            let reason = reason + (hosts[name].flatMap(stopWords) ?? "")
             moved(name, .lost, reason)
             remember(name)
             log("host", reason, host: name)
@@ -125,7 +128,8 @@ extension Coordinator {
 
     func moved(_ name: String, _ phase: HostPhase, _ detail: String) {
         hosts[name]?.phase = phase
-        let event = ControlEvent.host(HostEvent(host: name, phase: phase, detail: detail))
+        let notes = phase == .ready ? hosts[name].map(notes) ?? [] : []
+        let event = ControlEvent.host(HostEvent(host: name, phase: phase, detail: detail, notes: notes))
         for bringUp in bringUps { bringUp.peer.send(event) }
         if phase == .lost || phase == .ready, let active, active.hosts.contains(name) {
             tell(active.id, event)

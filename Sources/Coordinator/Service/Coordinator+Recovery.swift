@@ -36,6 +36,7 @@ extension Coordinator {
             )
         }
         if let epoch = run.lastEpoch { run.stepsPerEpoch = epoch.step / max(1, epoch.epoch) }
+        run.isRecovered = true
         active = run
         for entry in hosts.values { entry.session.bringUp() }
     }
@@ -82,9 +83,10 @@ extension Coordinator {
         guard plan != nil else {
             // Only hosts that can't be asked may know of one.
             guard silent.isEmpty else { return }
-            // Killed before the first generation: nothing was trained, so begin again.
+            // What an agent that is gone had kept comes first: there may be a later checkpoint in it.
+            guard hasHeardAll(statuses) else { return }
             self.active?.machine = nil
-            return restart(because: "the coordinator ended before training began")
+            return restart(because: lossWords(statuses))
         }
         let machine = RunMachine(
             run: active.id,
@@ -125,7 +127,9 @@ extension Coordinator {
             if let trainer = known.first(where: { $0.member == number }) {
                 if let end = trainer.end, !trainer.isFinished { feed(.exited(member: number, end: end)) }
             } else if isNewAgent {
-                feed(.exited(member: number, end: ProcessEnd(.signalled(9))))
+                let uptime = status.uptime.flatMap { $0 < 600 ? Self.ago($0) : nil }
+                let cause = uptime.map { "the machine was started again \($0) ago" } ?? "its agent has ended"
+                feed(.exited(member: number, end: ProcessEnd(.signalled(9), cause: cause)))
             }
         }
     }

@@ -394,13 +394,19 @@ extension Coordinator {
         }
         run.attempt += 1
         run.machine = nil
+        run.isRecovered = false
         run.early = []
         run.isFinishing = false
         run.weights = nil
-        active = run
+        let done = read { try $0.run(run.id) }?.steps ?? 0
         let from = checkpoint.map { "epoch \($0.epoch)" } ?? "the beginning"
-        log("run", "attempt \(run.attempt) from \(from): \(reason)", run: run.id)
-        tell(run.id, .note("all trainers are gone (\(reason)); goes on from \(from)"))
+        let kept = checkpoint?.step ?? 0
+        let lost =
+            done > kept ? "; steps \(kept + 1) to \(done) are lost with them and are computed again" : ""
+        run.restartNews = "all trainers are gone (\(reason)); goes on from \(from)\(lost)"
+        active = run
+        log("run", "attempt \(run.attempt) from \(from): \(reason)\(lost)", run: run.id)
+        tell(run.id, .note(run.restartNews ?? ""))
         launch(fetching: checkpoint)
     }
 

@@ -40,6 +40,8 @@ final class Coordinator {
         var phase: HostPhase
         var facts: HostFacts?
         var status: AgentStatus?
+        /// When `status` came.
+        var heard = ContinuousClock.now
         /// True when trying again can't help: a key was refused, the folder can't be used.
         var isHopeless = false
         /// Tries to bring it up that have failed since it was ready.
@@ -54,7 +56,7 @@ final class Coordinator {
     let logger = Logger(label: "coordinator")
     var file: ClusterFile?
     var hosts: [String: HostEntry] = [:]
-    var active: ActiveRun?
+    var active: ActiveRun? { didSet { workspace.runWorker = active?.record.worker } }
     /// Passphrases that people have said, by the key's file; in memory only.
     var passphrases: [String: WireSecret] = [:]
     /// `coord up` that waits for hosts.
@@ -83,6 +85,7 @@ final class Coordinator {
     /// Takes messages for ever.
     func run() -> Never {
         recover()
+        beat()
         while true {
             let next = timers.map(\.at).min()
             if let next {

@@ -24,6 +24,7 @@ public final class Workspace: Sendable {
     /// Names this cluster on every host: random, made once.
     public let clusterID: String
     private let workers = Mutex<[String: WorkerBinary]>([:])
+    private let kept = Mutex<Digest?>(nil)
 
     /// Opens the folder of a cluster file, and makes `artifacts/` there when it is new.
     ///
@@ -112,6 +113,12 @@ public final class Workspace: Sendable {
         )
         workers.withLock { $0[triple] = binary }
         return binary
+    }
+
+    /// The worker program of the run that is on: hosts that have it stay with it.
+    var runWorker: Digest? {
+        get { kept.withLock(\.self) }
+        set { kept.withLock { $0 = newValue } }
     }
 
     /// Looks at the programs anew: they may have been built again.

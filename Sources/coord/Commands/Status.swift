@@ -20,6 +20,7 @@ struct Status: CoordCommand {
         var memory: Int64
         var kernels: KernelSet?
         var serves: String?
+        var notes: [String]
     }
 
     private struct RunLine: Encodable {
@@ -41,18 +42,19 @@ struct Status: CoordCommand {
     func perform(_ console: Console) throws {
         let workspace = try common.workspace()
         let registry = try common.registry()
-        var live: [String: HostPhase]?
+        var live: [String: HostEvent]?
         if let client = CoordinatorProgram.running(workspace) {
             live = [:]
             _ = try client.ask(.status) { event in
-                if case .host(let host) = event { live?[host.host] = host.phase }
+                if case .host(let host) = event { live?[host.host] = host }
             }
         }
         let (hosts, runs, store) = try registry.read { snapshot in
             let hosts = try snapshot.hosts().map { host -> HostLine in
                 let release = try snapshot.currentRelease(host: host.name)
                 let phase =
-                    live.map { $0[host.name]?.rawValue ?? "not connected" } ?? "unknown, no coordinator runs"
+                    live.map { $0[host.name]?.phase.rawValue ?? "not connected" }
+                    ?? "unknown, no coordinator runs"
                 return HostLine(
                     host: host.name,
                     address: host.address,
@@ -60,7 +62,8 @@ struct Status: CoordCommand {
                     cores: host.cores,
                     memory: host.memory.bytes,
                     kernels: host.kernels,
-                    serves: release.map { "\($0.model)@\($0.version)" }
+                    serves: release.map { "\($0.model)@\($0.version)" },
+                    notes: live?[host.name]?.notes ?? []
                 )
             }
             let runs = try snapshot.runs().sorted { $0.created > $1.created }.prefix(3).map {
@@ -80,6 +83,7 @@ struct Status: CoordCommand {
             [["HOST", "ADDRESS", "PHASE", "CORES", "SERVES"]]
                 + hosts.map { [$0.host, $0.address, $0.phase, "\($0.cores)", $0.serves ?? "-"] }
         )
+        for host in hosts { for note in host.notes { console.print("  \(host.host): \(note)") } }
         console.table(
             [["RUN", "NAME", "STATE", "EPOCH", "STEP"]]
                 + runs.map { ["\($0.run)", $0.name, $0.state.rawValue, "\($0.epoch)", "\($0.step)"] }

@@ -92,11 +92,20 @@ struct Down: CoordCommand {
     var yes = false
     @Flag(help: "Also remove what the hosts keep: programs, chunks, logs.")
     var wipe = false
+    @Flag(
+        help: "Go on even where that loses checkpoints that only a host has and that can't be brought home."
+    )
+    var loseCheckpoints = false
 
     func perform(_ console: Console) throws {
         let workspace = try common.workspace()
         for host in hosts { try common.checkHost(host) }
-        _ = try common.cluster()
+        let file = try common.cluster()
+        let stopped = file.hosts.filter { $0.rented && (hosts.isEmpty || hosts.contains($0.name)) }
+        for host in stopped { console.say("stops \(host.name), by running there: \(host.stop ?? "")") }
+        if !stopped.isEmpty, !wipe, !yes, !console.isJSON, isatty(0) != 0, !console.confirm("go ahead?") {
+            throw Outcome(exitCode: .failed, message: "nothing was done", hint: "coord down -y")
+        }
         let whose = hosts.isEmpty ? "all hosts" : hosts.joined(separator: ", ")
         if wipe, !yes, !console.confirm("remove what coord keeps on \(whose)?") {
             throw Outcome(exitCode: .failed, message: "nothing was done", hint: "coord down -y --wipe")
@@ -113,7 +122,10 @@ struct Down: CoordCommand {
         let follower = RunFollower(console: console)
         _ = try follower.follow(try CoordinatorProgram.connect(workspace), .up(request))
         try Outcome.check(
-            try follower.follow(try CoordinatorProgram.connect(workspace), .down(wipe: wipe, hosts: hosts))
+            try follower.follow(
+                try CoordinatorProgram.connect(workspace),
+                .down(wipe: wipe, hosts: hosts, force: loseCheckpoints)
+            )
         )
     }
 }
