@@ -226,7 +226,10 @@ extension SSHSession {
     }
 
     private func refused(_ tried: [String], _ methods: [String]) -> RemoteError {
-        let keys = tried.isEmpty ? "no key was found to offer" : "it refused " + tried.joined(separator: ", ")
+        let keys =
+            !methods.contains("publickey")
+            ? "it takes no keys"
+            : tried.isEmpty ? "no key was found to offer" : "it refused " + tried.joined(separator: ", ")
         let accepts = methods.isEmpty ? "nothing" : methods.joined(separator: ", ")
         let broke = isBroken ? "; then it hung up: \(reason)" : ""
         return RemoteError(

@@ -117,7 +117,9 @@ final class SSHSession: @unchecked Sendable {
     /// What libssh says went wrong, and what carried a connection that broke; fit for a message.
     var reason: String {
         let own = Self.printable(String(cString: ssh_get_error(UnsafeMutableRawPointer(handle))))
-        guard isBroken, let failure = carrier?.failure else { return own }
+        guard isBroken, let failure = carrier?.failure else {
+            return own.isEmpty ? "it does not keep to the protocol" : own
+        }
         return own.isEmpty ? failure : "\(own); \(failure)"
     }
 
@@ -213,12 +215,7 @@ final class SSHSession: @unchecked Sendable {
     }
 
     /// Text of the other side without control characters, at most 300 characters of it.
-    static func printable(_ text: String) -> String {
-        let clean = text.unicodeScalars.map {
-            $0.value < 0x20 || (0x7F..<0xA0).contains($0.value) ? " " : String($0)
-        }
-        return String(clean.joined().prefix(300))
-    }
+    static func printable(_ text: String) -> String { ForeignText.line(text) }
 
     // MARK: Handshake
 

@@ -41,6 +41,18 @@ public enum FrameError: Error, Sendable, Equatable {
     case timeout
 }
 
+extension FrameError: CustomStringConvertible {
+    /// What happened, in words.
+    public var description: String {
+        switch self {
+        case .io(let errno): SystemError.text(errno)
+        case .truncated: "it ended in the middle of a message"
+        case .malformed(let what): "what came is no message: \(ForeignText.line(what))"
+        case .timeout: "no answer in time"
+        }
+    }
+}
+
 /// Length-prefixed frames over a pair of descriptors (a socket, the two ends of a bridge).
 ///
 /// Layout: `length u32 LE` (of kind and payload), `kind u8`, payload. Blocking: a reader has a thread of its own;
@@ -88,24 +100,30 @@ public final class FrameChannel: Sendable {
 
     /// Waits for the next frame; nil when the other side closed between frames.
     ///
-    /// - Parameter timeoutMilliseconds: how long to wait for the frame to begin; -1 = for ever.
+    /// - Parameters:
+    ///   - timeoutMilliseconds: how long to wait for the frame; a long one gets more, at 64 KiB a second. -1 = for ever.
+    ///   - limit: the longest payload that the caller takes; unit: bytes.
     /// - Throws: ``FrameError``.
-    public func receive(timeoutMilliseconds: Int32 = -1) throws -> Frame? {
-        if timeoutMilliseconds >= 0 {
-            var watched = pollfd(fd: reading, events: Int16(POLLIN), revents: 0)
-            guard poll(&watched, 1, timeoutMilliseconds) != 0 else { throw FrameError.timeout }
-        }
-        guard let head = try read(4, mayEnd: true) else { return nil }
+    public func receive(
+        timeoutMilliseconds: Int32 = -1,
+        limit: Int = FrameChannel.maximumPayload
+    ) throws -> Frame? {
+        var deadline =
+            timeoutMilliseconds < 0 ? nil : ContinuousClock.now + .milliseconds(Int(timeoutMilliseconds))
+        guard let head = try read(4, mayEnd: true, deadline: deadline) else { return nil }
         var reader = ByteReader(head)
         let length = Int(try reader.read(UInt32.self))
-        guard length >= 1, length <= Self.maximumPayload + 1 else {
+        guard length >= 1, length <= min(limit, Self.maximumPayload) + 1 else {
             throw FrameError.malformed("length \(length)")
         }
-        guard let kindByte = try read(1, mayEnd: false)?.first, let kind = Frame.Kind(rawValue: kindByte)
+        // Who announces much and sends little would else hold the reader for ever.
+        if let before = deadline { deadline = before + .seconds(length >> 16) }
+        guard let kindByte = try read(1, mayEnd: false, deadline: deadline)?.first,
+            let kind = Frame.Kind(rawValue: kindByte)
         else {
             throw FrameError.malformed("unknown kind")
         }
-        return Frame(kind, try read(length - 1, mayEnd: false) ?? [])
+        return Frame(kind, try read(length - 1, mayEnd: false, deadline: deadline) ?? [])
     }
 
     /// Ends the conversation: a blocked ``receive(timeoutMilliseconds:)`` returns, the other side sees the end.
@@ -129,10 +147,27 @@ public final class FrameChannel: Sendable {
         }
     }
 
-    private func read(_ count: Int, mayEnd: Bool) throws -> [UInt8]? {
+    private func wait(until deadline: ContinuousClock.Instant) throws {
+        while true {
+            // Rounded up: a wait that ends early would only go round again.
+            let left = (deadline - ContinuousClock.now) / .milliseconds(1) + 1
+            var watched = pollfd(fd: reading, events: Int16(POLLIN), revents: 0)
+            let seen = poll(&watched, 1, Int32(min(max(left, 0), 1e9)))
+            if seen > 0 { return }
+            if seen < 0, errno != EINTR { throw FrameError.io(errno: errno) }
+            if ContinuousClock.now >= deadline { throw FrameError.timeout }
+        }
+    }
+
+    private func read(
+        _ count: Int,
+        mayEnd: Bool,
+        deadline: ContinuousClock.Instant?
+    ) throws -> [UInt8]? {
         var got = 0
         let bytes = try [UInt8](unsafeUninitializedCapacity: count) { target, filled in
             while got < count {
+                if let deadline { try wait(until: deadline) }
                 let n = systemRead(reading, target.baseAddress.map { $0 + got }, count - got)
                 if n < 0 {
                     if errno == EINTR { continue }

@@ -30,6 +30,7 @@ extension FrameChannel {
                 seen.append(byte)
                 if seen.suffix(wanted.count).elementsEqual(wanted) { return FrameChannel(socket: descriptor) }
             }
+            if seen.isEmpty { throw FrameError.truncated }
             throw FrameError.malformed(String(decoding: seen.prefix(400), as: UTF8.self))
         } catch {
             UnixSocket.close(descriptor)

@@ -16,7 +16,7 @@ struct Console: Sendable {
 
     /// One line of data.
     func print(_ line: String) {
-        FileHandle.standardOutput.write(Data((line + "\n").utf8))
+        FileHandle.standardOutput.write(Data((ForeignText.forTerminal(line) + "\n").utf8))
     }
 
     /// One object of data; its keys in snake case, as scripts rely on them.
@@ -55,18 +55,18 @@ struct Console: Sendable {
 
     /// One line for people; ends a progress line.
     func say(_ line: String = "") {
-        write((redraws ? "\r\u{1B}[K" : "") + line + "\n")
+        write((redraws ? "\r\u{1B}[K" : "") + ForeignText.forTerminal(line) + "\n")
     }
 
     /// A line that the next one replaces; printed only where that works.
     func progress(_ line: String) {
-        if redraws { write("\r\u{1B}[K" + line) }
+        if redraws { write("\r\u{1B}[K" + ForeignText.line(line)) }
     }
 
     /// Asks; false without a terminal to answer at.
     func confirm(_ question: String) -> Bool {
         guard isatty(0) != 0 else { return false }
-        write(question + " [y/N] ")
+        write(ForeignText.forTerminal(question) + " [y/N] ")
         return readLine()?.lowercased().hasPrefix("y") ?? false
     }
 

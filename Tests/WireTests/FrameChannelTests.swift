@@ -42,6 +42,22 @@ import Testing
         #expect(throws: FrameError.truncated) { try b.receive() }
     }
 
+    @Test func aFrameThatBeginsAndThenStallsIsATimeout() throws {
+        let (a, b, raw) = try pair()
+        for bytes: [UInt8] in [[232, 3], [0, 0, 1], [65]] {
+            try bytes.withUnsafeBytes { try Files.writeAll($0, to: raw, path: "socket") }
+        }
+        #expect(throws: FrameError.timeout) { try b.receive(timeoutMilliseconds: 50) }
+        a.close()
+    }
+
+    @Test func aFrameLongerThanTheReaderTakesIsRefusedBeforeItIsRead() throws {
+        let (a, b, _) = try pair()
+        try a.send(Frame(.bytes, [UInt8](repeating: 1, count: 1001)))
+        #expect(throws: FrameError.malformed("length 1002")) { try b.receive(limit: 1000) }
+        a.close()
+    }
+
     @Test func nothingInTimeIsATimeout() throws {
         let (a, b, _) = try pair()
         #expect(throws: FrameError.timeout) { try b.receive(timeoutMilliseconds: 20) }

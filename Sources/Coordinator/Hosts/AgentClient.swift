@@ -16,7 +16,9 @@ final class AgentClient: Sendable {
         self.channel = channel
         self.host = host
         let reply = try call(
-            .hello(protocolVersion: protocolVersion, cluster: cluster, host: host, session: session)
+            .hello(protocolVersion: protocolVersion, cluster: cluster, host: host, session: session),
+            timeout: 20_000,
+            limit: 64 << 10
         )
         guard case .hello(let version, _, _) = reply, version == protocolVersion else {
             throw CoordinatorError(
@@ -32,20 +34,36 @@ final class AgentClient: Sendable {
     /// - Parameters:
     ///   - bytes: follow the request, when it announces some.
     ///   - timeout: milliseconds.
+    ///   - limit: the longest answer that makes sense; unit: bytes.
     /// - Throws: ``CoordinatorError`` when the agent refuses or is gone.
     @discardableResult
-    func call(_ request: AgentRequest, bytes: [UInt8]? = nil, timeout: Int32 = 60_000) throws -> AgentReply {
+    func call(
+        _ request: AgentRequest,
+        bytes: [UInt8]? = nil,
+        timeout: Int32 = 60_000,
+        limit: Int = FrameChannel.maximumPayload
+    ) throws -> AgentReply {
         do {
             try channel.send(request)
             if let bytes { try channel.send(Frame(.bytes, bytes)) }
-            guard let frame = try channel.receive(timeoutMilliseconds: timeout) else {
+            guard let frame = try channel.receive(timeoutMilliseconds: timeout, limit: limit) else {
                 throw FrameError.truncated
             }
             let reply = try MessageCoding.decode(AgentReply.self, from: frame.payload)
             if case .refused(let message, let hint, let code) = reply {
-                throw CoordinatorError("\(host): \(message)", hint: hint, exitCode: ExitCode(rawValue: code))
+                throw CoordinatorError(
+                    "\(host): \(ForeignText.line(message, limit: 1000))",
+                    hint: hint.map { ForeignText.line($0, limit: 1000) },
+                    exitCode: ExitCode(rawValue: code)
+                )
             }
             return reply
+        } catch is DecodingError {
+            throw CoordinatorError(
+                "\(host): what answers there is no agent of this version",
+                hint: "run coord up again; when that does not help, look at what runs on \(host)",
+                exitCode: .protocolVersion
+            )
         } catch let error as FrameError {
             throw LostConnection(host: host, cause: error)
         }

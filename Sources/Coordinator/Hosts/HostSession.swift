@@ -238,8 +238,9 @@ final class HostSession: Sendable {
                     name,
                     .failed(
                         (error as? RemoteError).map { HostPhase($0.phase) ?? reached } ?? reached,
-                        message: explained.message,
-                        hint: explained.hint,
+                        // What a host said is in it.
+                        message: ForeignText.line(explained.message, limit: 1000),
+                        hint: explained.hint.map { ForeignText.line($0, limit: 1000) },
                         exitCode: explained.exitCode
                     )
                 )
