@@ -1,3 +1,4 @@
+internal import Basics
 internal import Coordinator
 
 /// Hosts on their way into the cluster, a line each, redrawn in place on a terminal.
@@ -53,7 +54,9 @@ final class HostTable {
 
     private static func line(_ event: HostEvent, width: Int = 0, limit: Int = .max) -> String {
         let name = event.host + String(repeating: " ", count: max(0, width - event.host.count))
-        let text = "  \(name)  \(event.phase.rawValue)" + (event.detail.isEmpty ? "" : "  \(event.detail)")
+        // What the host said of itself is in it.
+        let detail = ForeignText.line(event.detail, limit: 1000)
+        let text = "  \(name)  \(event.phase.rawValue)" + (detail.isEmpty ? "" : "  \(detail)")
         // A line that wraps would throw the redrawing off.
         return text.count < limit ? text : String(text.prefix(max(1, limit - 2))) + "…"
     }
