@@ -70,11 +70,21 @@ final class AgentClient: Sendable {
     }
 
     /// The bytes that follow a reply.
+    ///
+    /// - Throws: ``LostConnection``.
     func receiveBytes() throws -> [UInt8] {
-        guard let frame = try channel.receive(timeoutMilliseconds: 60_000), frame.kind == .bytes else {
-            throw LostConnection(host: host, cause: .malformed("bytes were announced and did not come"))
+        do {
+            guard let frame = try channel.receive(timeoutMilliseconds: 60_000) else {
+                throw FrameError.truncated
+            }
+            guard frame.kind == .bytes else {
+                throw FrameError.malformed("bytes were announced and did not come")
+            }
+            return frame.payload
+        } catch let error as FrameError {
+            // Also in the middle of the bytes a broken connection is one that is made anew.
+            throw LostConnection(host: host, cause: error)
         }
-        return frame.payload
     }
 }
 

@@ -297,7 +297,7 @@ extension Coordinator {
             return fail(
                 active.id,
                 "its last checkpoint could not be kept: \(failure)",
-                "make room, then coord run resume \(active.id)",
+                "mend what the message says (the disk, the host), then coord run resume \(active.id)",
                 exitCode: .cannotWrite
             )
         }
