@@ -39,7 +39,7 @@ let package = Package(
         .target(name: "Tensors", dependencies: ["Basics", "CKernels", "COpenBLAS"]),
         .target(name: "Collectives", dependencies: ["Basics", "CShims"]),
         .target(name: "ContentStore", dependencies: ["Basics", "CZstd"]),
-        .target(name: "Wire", dependencies: ["Basics"]),
+        .target(name: "Wire", dependencies: ["Basics", "CShims"]),
         .target(name: "Remote", dependencies: ["Basics", "CSSH"]),
         .target(name: "ClusterFile", dependencies: ["Basics", .product(name: "Yams", package: "Yams")]),
         .target(name: "Registry", dependencies: ["Basics", .product(name: "GRDB", package: "GRDB.swift")]),
@@ -55,7 +55,7 @@ let package = Package(
         ),
         .target(
             name: "Agent",
-            dependencies: ["Basics", "Collectives", "ContentStore", "Datasets", "Training", "Wire"]
+            dependencies: ["Basics", "CShims", "Collectives", "ContentStore", "Datasets", "Training", "Wire"]
         ),
         .target(
             name: "Serving",

@@ -133,6 +133,18 @@ public final class FrameChannel: Sendable {
         if writing != reading { shutdown(writing, Int32(SHUT_RDWR)) }
     }
 
+    /// A descriptor of the same socket, for what follows frames on it; the caller owns it.
+    ///
+    /// Nothing was read ahead: the first byte there is the one behind the last frame received. Don't ``close()`` this
+    /// channel then, which would end the socket; let it go.
+    /// - Throws: ``FrameError`` `.io`; also for a channel of two descriptors.
+    public func duplicateSocket() throws -> Int32 {
+        guard reading == writing else { throw FrameError.io(errno: EINVAL) }
+        let copy = systemDuplicate(reading)
+        guard copy >= 0 else { throw FrameError.io(errno: errno) }
+        return copy
+    }
+
     private func write(_ bytes: [UInt8]) throws {
         var sent = 0
         while sent < bytes.count {
@@ -186,6 +198,7 @@ public final class FrameChannel: Sendable {
 
 // Inside the class the names `close`, `write` and `read` are ours.
 private func systemClose(_ descriptor: Int32) { close(descriptor) }
+private func systemDuplicate(_ descriptor: Int32) -> Int32 { fcntl(descriptor, F_DUPFD_CLOEXEC, 0) }
 private func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
     write(descriptor, bytes, count)
 }
