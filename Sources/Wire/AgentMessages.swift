@@ -59,6 +59,12 @@ public enum AgentRequest: Codable, Sendable {
     case terms(AgentTerms)
     /// These checkpoints are safe with the coordinator, or nobody needs them.
     case saved([Digest])
+    /// Listen on an address of the host for measurements, until this connection ends.
+    case routeListen(bind: String)
+    /// Try these places, all at once.
+    case tryRoutes([ProbeTarget])
+    /// From now on this connection carries relayed streams: `peer` is who is at its other end, `host` who the agent is.
+    case relay(peer: String, host: String)
     /// End all trainers, `coord-serve` and the agent; with `wipe` remove the agent's folder too.
     ///
     /// - stops: run the stop command as well: `shutdown` is answered first, ``AgentReply/stopped(_:)`` follows, unless
@@ -99,6 +105,10 @@ public enum AgentReply: Codable, Sendable {
     case listening(String)
     /// To `probeDial`.
     case measured(LinkMeasure)
+    /// To `routeListen`: where, and what is said there first.
+    case routeListening(address: String, token: [UInt8])
+    /// To `tryRoutes`, in the order of the targets.
+    case triedRoutes([ProbeResult])
     /// To whatever `coord-serve` answered.
     case serve(ServeReply)
     /// To `shutdown`: what ended.

@@ -84,6 +84,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
     public var writers: [Int]
     /// What the members prove to one another.
     public var secret: WireSecret
+    /// How hosts meet that are not on one machine; a pair that is not named meets directly.
+    public var routes: [PeerRoute]
 
     /// All fields.
     public init(
@@ -92,7 +94,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         number: Int,
         members: [Member],
         writers: [Int],
-        secret: WireSecret
+        secret: WireSecret,
+        routes: [PeerRoute] = []
     ) {
         self.run = run
         self.attempt = attempt
@@ -100,6 +103,7 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         self.members = members
         self.writers = writers
         self.secret = secret
+        self.routes = routes
     }
 }
 

@@ -66,6 +66,7 @@ struct RunFollower {
             )
         case .release(let release):
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
+        case .route(let route): console.say("  \(route.detail)")
         case .note(let text): console.say("  \(text)")
         case .host, .unknownHostKey, .passphraseNeeded, .prediction, .preflight, .done: break
         }

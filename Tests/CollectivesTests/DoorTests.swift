@@ -58,6 +58,7 @@ struct DoorTests {
                         endpoint: cluster.endpoints[1],
                         context: context,
                         addresses: members.map(\.address),
+                        dials: [0],
                         deadline: .now + .seconds(20)
                     )
                     link.withLock { $0 = met[0]?.link }
@@ -73,6 +74,31 @@ struct DoorTests {
             raw.close()
         }
         try body(opened, raw)
+    }
+
+    /// Any side of a pair may be the one that dials, as long as one does.
+    @Test(arguments: [
+        [[], [0], [0, 1]], [[1, 2], [2], []], [[1], [2], [0]],
+    ])
+    func whoDialsIsForThePlanToSay(dials: [[Int]]) throws {
+        let cluster = try TestCluster(3)
+        defer { cluster.close() }
+        let members = cluster.members([LaneSet([0]), LaneSet([1]), LaneSet([2, 3])])
+        let sums = Mutex<[[Float]]>([])
+        onThreads(3) { rank in
+            do {
+                let group = try cluster.open(rank, members, laneCount: 4, dials: Set(dials[rank]))
+                defer { group.close() }
+                var computed = Computed(0, members[rank].lanes, laneCount: 4, count: 100, width: 1)
+                var sum = [Float](repeating: 0, count: 100)
+                try computed.reduce(group, 0, into: &sum)
+                sums.withLock { $0.append(sum) }
+            } catch {
+                Issue.record("rank \(rank): \(error)")
+            }
+        }
+        let expected = serialTree(wholeTree(4), 0, 100)
+        #expect(sums.withLock { $0 } == [expected, expected, expected])
     }
 
     private func send(

@@ -147,6 +147,7 @@ struct TestCluster: Sendable {
         state: MemberState = MemberState(),
         within: Duration = .seconds(20),
         secret: Redacted<[UInt8]> = testSecret,
+        dials: Set<Int>? = nil,
         options: Group.Options = Group.Options(),
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
@@ -160,6 +161,7 @@ struct TestCluster: Sendable {
             secret: secret,
             state: state,
             deadline: .now + within,
+            dials: dials,
             options: options,
             onFailure: onFailure
         )

@@ -13,24 +13,39 @@ struct AgentConnection: Sendable {
         var number: Int?
         defer { number.map(agent.connections.left) }
         do {
-            var isGreeted = false
+            var name: String?
+            var probe: ProbeListener?
+            defer { probe?.close() }
             while let frame = try channel.receive() {
                 let request = try MessageCoding.decode(AgentRequest.self, from: frame.payload)
-                if case .hello(_, let cluster, _, let session) = request {
-                    isGreeted = true
+                if case .hello(_, let cluster, let host, let session) = request {
+                    name = host
                     if let session, number == nil, cluster == agent.cluster {
                         number = agent.connections.entered(session, channel)
                     }
                 }
-                guard isGreeted else { throw AgentError("the first message must be hello") }
+                guard let name else { throw AgentError("the first message must be hello") }
                 agent.keeper.contacted()
                 if case .events(let cursors) = request {
                     agent.runs.follow(cursors, on: channel)
                     return
                 }
+                if case .relay(let peer, let host) = request {
+                    try channel.send(AgentReply.done)
+                    agent.relay.take(try channel.duplicateSocket(), from: peer, as: host)
+                    return
+                }
                 do {
                     if request.isWork { try agent.keeper.used() }
-                    try answer(request)
+                    if case .routeListen(let bind) = request {
+                        probe?.close()
+                        let listener = try ProbeListener(bind: bind)
+                        probe = listener
+                        agent.relay.measure(with: listener)
+                        try reply(.routeListening(address: listener.address, token: listener.token))
+                        continue
+                    }
+                    try answer(request, from: name)
                     if case .shutdown = request { return }
                 } catch let error as any ExplainedError {
                     try channel.send(
@@ -48,7 +63,7 @@ struct AgentConnection: Sendable {
         channel.close()
     }
 
-    private func answer(_ request: AgentRequest) throws {
+    private func answer(_ request: AgentRequest, from name: String) throws {
         switch request {
         case .hello(let version, let cluster, _, _):
             guard version == protocolVersion else {
@@ -90,7 +105,7 @@ struct AgentConnection: Sendable {
             try agent.runs.train(start)
             try reply(.done)
         case .generation(let plan):
-            agent.runs.announce(plan)
+            agent.runs.announce(plan, seen: agent.relay.seen(plan, from: name))
             try reply(.done)
         case .state(let run, let member, let generation, let manifest):
             agent.runs.supply(run: run, member: member, .state(generation: generation, manifest: manifest))
@@ -100,6 +115,7 @@ struct AgentConnection: Sendable {
             try reply(.done)
         case .endRun(let run):
             agent.runs.endRun(run)
+            agent.relay.forget(run)
             try reply(.done)
         case .release(let version, let setup): try reply(.serve(agent.serve.release(version, setup: setup)))
         case .rollback: try reply(.serve(agent.serve.ask(.rollback)))
@@ -120,7 +136,8 @@ struct AgentConnection: Sendable {
             try reply(.done)
         case .shutdown(let wipe, let stops, let force):
             try shutDown(wipe: wipe, stops: stops ?? false, force: force ?? false)
-        case .events: preconditionFailure("handled by the caller")
+        case .tryRoutes(let targets): try reply(.triedRoutes(agent.relay.probe(targets)))
+        case .events, .relay, .routeListen: preconditionFailure("handled by the caller")
         }
     }
 

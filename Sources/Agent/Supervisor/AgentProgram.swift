@@ -23,6 +23,7 @@ struct AgentServices: Sendable {
     let ledger: CheckpointLedger
     let keeper: LeaseKeeper
     let connections: ConnectionTable
+    let relay: RelayService
     let logger: Logger
 
     /// Ends the process after the reply is out.
@@ -84,6 +85,7 @@ enum AgentProgram {
             ledger: ledger,
             keeper: keeper,
             connections: ConnectionTable(),
+            relay: try RelayService(runs: runs, logger: logger),
             logger: logger
         )
         try Files.writeAtomically(

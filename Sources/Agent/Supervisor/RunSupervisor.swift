@@ -195,7 +195,9 @@ final class RunSupervisor: Sendable {
     var lastEvents: [RunID: Int] { state.withLock { $0.runs.mapValues(\.spool.last) } }
 
     /// Passes a new generation to the run's trainers here.
-    func announce(_ plan: GenerationPlan) {
+    ///
+    /// - Parameter seen: the same with the addresses that trainers on this host dial.
+    func announce(_ plan: GenerationPlan, seen: GenerationPlan) {
         let channels = state.withLock { state -> [FrameChannel] in
             guard state.runs[plan.run] != nil else { return [] }
             state.runs[plan.run]?.generation = plan
@@ -207,7 +209,7 @@ final class RunSupervisor: Sendable {
                 .map(\.channel)
         }
         // A trainer that just died can't be told; its end is reported by itself.
-        for channel in channels { try? channel.send(TrainerCommand.generation(plan)) }
+        for channel in channels { try? channel.send(TrainerCommand.generation(seen)) }
     }
 
     /// Passes one trainer what it waits for.
@@ -243,6 +245,14 @@ final class RunSupervisor: Sendable {
     }
 
     // MARK: What is known
+
+    /// Where a trainer of this agent listens; nil when it does not, or is not ours.
+    func address(of member: Int, in run: RunID) -> String? {
+        state.withLock { state in
+            guard let trainer = state.runs[run]?.trainers[member], trainer.end == nil else { return nil }
+            return trainer.address
+        }
+    }
 
     func status() -> (trainers: [AgentStatus.Trainer], generations: [GenerationPlan]) {
         state.withLock { state in

@@ -183,7 +183,8 @@ final class NetworkExchange: GradientExchange {
                     laneCount: laneCount,
                     secret: Redacted(plan.secret.bytes),
                     state: memberState,
-                    deadline: .now + .seconds(10)
+                    deadline: .now + .seconds(10),
+                    dials: plan.dialled(from: rank)
                 )
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group

@@ -65,7 +65,7 @@ public final class Group: Sendable {
 
     /// Meets all members of a generation.
     ///
-    /// Higher ranks dial lower ones; both sides prove `secret` to each other. Blocks until all links stand.
+    /// Higher ranks dial lower ones, unless `dials` says otherwise; both sides prove `secret` to each other. Blocks until all links stand.
     /// - Parameters:
     ///   - endpoint: where this process is reached; its address is the one in `members`.
     ///   - run: the run; a part of each frame.
@@ -76,6 +76,8 @@ public final class Group: Sendable {
     ///   - secret: the generation's.
     ///   - state: ``memberState`` of the generation before, or what a joiner fetched.
     ///   - deadline: when to give up.
+    ///   - dials: the ranks that this member dials, while it waits for the others; nil = the lower ones. Of each pair
+    ///     one side dials.
     ///   - options: what may be tuned.
     ///   - onFailure: called once, on the group's thread, when the group can't go on; must not block or close the
     ///     group. Not called for ``abort(_:)`` and ``close()`` on this side.
@@ -92,6 +94,7 @@ public final class Group: Sendable {
         secret: Redacted<[UInt8]>,
         state: MemberState = MemberState(),
         deadline: ContinuousClock.Instant,
+        dials: Set<Int>? = nil,
         options: Options = Options(),
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
@@ -118,6 +121,7 @@ public final class Group: Sendable {
             endpoint: endpoint,
             context: context,
             addresses: members.map(\.address),
+            dials: dials ?? Set(0..<rank),
             deadline: deadline
         )
         do throws(CollectivesError) {

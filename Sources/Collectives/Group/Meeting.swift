@@ -1,6 +1,6 @@
 internal import Basics
 
-/// How the members of a generation find each other: everybody dials the lower ranks and waits for the higher ones.
+/// How the members of a generation find each other: of each pair one dials, mostly the higher rank, and one waits.
 struct Meeting {
     /// A member that proved the secret.
     struct Met {
@@ -34,6 +34,7 @@ struct Meeting {
     private let endpoint: Endpoint
     private let context: Handshake.Context
     private let addresses: [String]
+    private let dials: Set<Int>
     private let deadline: ContinuousClock.Instant
     private var attempts: [Attempt] = []
     private var met: [Int: Met] = [:]
@@ -44,17 +45,21 @@ struct Meeting {
         _ endpoint: Endpoint,
         _ context: Handshake.Context,
         _ addresses: [String],
+        _ dials: Set<Int>,
         _ deadline: ContinuousClock.Instant
     ) {
         self.endpoint = endpoint
         self.context = context
         self.addresses = addresses
+        self.dials = dials
         self.deadline = deadline
     }
 
     /// Meets all other members.
     ///
-    /// - Parameter addresses: one a member, in rank order.
+    /// - Parameters:
+    ///   - addresses: one a member, in rank order.
+    ///   - dials: the ranks to dial; the others are waited for.
     /// - Returns: the others by rank; the caller owns the links.
     /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: the missing), `.handshakeRefused`, `.mismatch`,
     ///   `.aborted`, `.closed`; nothing stays open.
@@ -62,11 +67,12 @@ struct Meeting {
         endpoint: Endpoint,
         context: Handshake.Context,
         addresses: [String],
+        dials: Set<Int>,
         deadline: ContinuousClock.Instant
     ) throws(CollectivesError) -> [Int: Met] {
         let run = FrameHeader.runNumber(context.run)
         let arrivals = try endpoint.register(run: run, generation: context.generation)
-        var meeting = Meeting(endpoint, context, addresses, deadline)
+        var meeting = Meeting(endpoint, context, addresses, dials, deadline)
         do throws(CollectivesError) {
             try meeting.run(arrivals)
         } catch {
@@ -81,7 +87,7 @@ struct Meeting {
     }
 
     private mutating func run(_ arrivals: Endpoint.Arrivals) throws(CollectivesError) {
-        for rank in 0..<context.rank { redialAt[rank] = .now }
+        for rank in dials { redialAt[rank] = .now }
         var polls = PollSet()
         while met.count < addresses.count - 1 {
             let now = ContinuousClock.now
@@ -133,7 +139,8 @@ struct Meeting {
 
     private mutating func answer(_ arrival: Endpoint.Arrival) {
         let rank = Int(arrival.hello.dialler)
-        guard arrival.hello.listener == UInt32(context.rank), rank > context.rank, rank < addresses.count,
+        guard arrival.hello.listener == UInt32(context.rank), rank != context.rank, !dials.contains(rank),
+            rank < addresses.count,
             met[rank] == nil, attempts.count < addresses.count * 4
         else {
             endpoint.countRefusal()

@@ -104,6 +104,8 @@ public enum ControlEvent: Codable, Sendable {
     case run(RunEvent)
     /// The members changed.
     case generation(run: RunID, number: Int, members: [GenerationPlan.Member], reason: String)
+    /// How two hosts of the run reach each other.
+    case route(RouteEvent)
     /// The run's newest step.
     case step(run: RunID, metric: StepMetric, totalSteps: Int, samplesPerSecond: Double, secondsLeft: Double)
     /// An epoch is over.
@@ -139,6 +141,26 @@ public struct HostEvent: Codable, Sendable {
         self.detail = detail
         self.notes = notes
     }
+}
+
+/// How two hosts reach each other.
+public struct RouteEvent: Codable, Sendable {
+    /// One host.
+    public var first: String
+    /// The other.
+    public var second: String
+    /// `direct`, `one way` (only `by` can dial), `relay`.
+    public var way: String
+    /// The host that dials, or where the relay is; nil for both at once and for this machine.
+    public var by: String?
+    /// True when the pair waits while this machine is away.
+    public var pausesWithoutThisMachine: Bool
+    /// The shortest round trip; unit: seconds; nil when it was not measured.
+    public var roundTrip: Double?
+    /// How fast bytes went; nil when it was not measured.
+    public var bytesPerSecond: Double?
+    /// All of that for people.
+    public var detail: String
 }
 
 /// A run's state.

@@ -367,6 +367,16 @@ final class HostSession: Sendable {
         }
     }
 
+    /// A conversation of its own with the agent, for what must not wait behind others; any thread.
+    ///
+    /// - Throws: ``LostConnection`` while the host is not connected; ``CoordinatorError``, `RemoteError`.
+    func openClient() throws -> AgentClient {
+        guard let host = state.withLock({ $0.host }) else {
+            throw LostConnection(host: name, cause: .truncated)
+        }
+        return try openClient(host)
+    }
+
     private func followEvents(_ host: any Host, beside control: AgentClient) throws {
         let client = try openClient(host)
         try client.channel.send(AgentRequest.events(after: cursors()))

@@ -37,6 +37,12 @@ struct RunMachine: Sendable {
         case supplied(member: Int)
         /// A host shall take no part any more.
         case leave(host: String)
+        /// How hosts reach each other is being found out; nobody new enters before.
+        case routing
+        /// How the run's hosts reach each other.
+        case routed([PeerRoute])
+        /// A host's relay connection to this machine stands, or is over.
+        case relay(host: String, isUp: Bool)
         case tick
     }
 
@@ -58,6 +64,12 @@ struct RunMachine: Sendable {
     private static let maximumRelinks = 5
     /// How long to wait for the news that explains a broken link.
     private static let relinkPatience = Duration.milliseconds(500)
+    /// How long members wait for a host whose relay connection is gone, while another host still answers.
+    private static let relayPatience = Duration.seconds(60)
+    /// Links that held so long are as good as new: their breaking is not counted with what was before.
+    private static let steady = Duration.seconds(60)
+    /// A member that says nothing over a relay is linked anew so often: the way may be what broke.
+    private static let silentRelinks = 1
 
     let run: RunID
     let attempt: Int
@@ -65,8 +77,26 @@ struct RunMachine: Sendable {
     private(set) var members: [Int: Member]
     private(set) var generation = 0
     private(set) var isOver = false
+    /// How hosts meet.
+    private(set) var routes: [PeerRoute]
+    /// How many hosts' ways are being found out.
+    private var searches: Int
+    /// Hosts without a relay connection to this machine.
+    private var unrelayed: Set<String> = []
+    /// The members of the generation in force.
+    private var planned: Set<Int> = []
+    /// When the event in hand happened.
+    private var now = ContinuousClock.now
+    /// When the generation in force was announced.
+    private var announcedAt: ContinuousClock.Instant?
     private var relinks = 0
     private var relinkAt: ContinuousClock.Instant?
+    /// When members stop waiting for relay connections.
+    private var relayDeadline: ContinuousClock.Instant?
+    /// A member said nothing over a relay, in the generation in force.
+    private var isSilent = false
+    /// The same, since links last held.
+    private var wasSilent = false
     private var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
     private var lastLoss: String?
@@ -74,12 +104,15 @@ struct RunMachine: Sendable {
 
     /// A run that begins.
     ///
-    /// - Parameter hosts: the host of each member, by the member's number.
+    /// - Parameters:
+    ///   - hosts: the host of each member, by the member's number.
+    ///   - routes: nil: the first generation waits for ``Event/routed(_:)``.
     init(
         run: RunID,
         attempt: Int,
         laneCount: Int,
         hosts: [String],
+        routes: [PeerRoute]? = [],
         makeSecret: @escaping @Sendable () -> WireSecret = { WireSecret(Sealing.randomBytes(32)) }
     ) {
         self.run = run
@@ -88,6 +121,8 @@ struct RunMachine: Sendable {
         members = Dictionary(
             uniqueKeysWithValues: hosts.enumerated().map { ($0.offset, Member(host: $0.element)) }
         )
+        self.routes = routes ?? []
+        searches = routes == nil ? 1 : 0
         self.makeSecret = makeSecret
     }
 
@@ -112,6 +147,10 @@ struct RunMachine: Sendable {
             members[trainer.member] = member
         }
         generation = plan?.number ?? 0
+        routes = plan?.routes ?? []
+        planned = Set((plan?.members ?? []).map(\.member))
+        // Whatever stood before stood in a process that is gone.
+        unrelayed = Set(routes.filter(\.needsCoordinator).flatMap { [$0.first, $0.second] })
         for known in plan?.members ?? [] {
             // A host that can't be asked now: its member is taken to be at work until a peer misses it.
             if members[known.member] == nil {
@@ -134,13 +173,28 @@ struct RunMachine: Sendable {
     /// Takes an event and decides.
     mutating func handle(_ event: Event, now: ContinuousClock.Instant) -> [Action] {
         guard !isOver else { return [] }
+        self.now = now
         switch event {
         case .listening(let number, let address):
             guard members[number]?.state == .starting else { return [] }
             members[number]?.state = .listening(address: address)
-            if generation > 0 { return next("\(members[number]?.host ?? "") joined", rebalances: true) }
-            let isComplete = members.values.allSatisfy { $0.state != .starting }
-            return isComplete ? next("all members are ready") : []
+            return enter()
+        case .routing:
+            searches += 1
+            return []
+        case .routed(let routes):
+            self.routes = routes
+            searches = max(0, searches - 1)
+            return enter()
+        case .relay(let host, let isUp):
+            // When all were gone, this machine was away: each host gets its time to come back.
+            let wasAway = isUp && isWithoutRelays
+            if isUp { unrelayed.remove(host) } else { unrelayed.insert(host) }
+            if isUp, relayDeadline != nil {
+                relinkAt = now
+                if wasAway { relayDeadline = now + Self.relayPatience }
+            }
+            return []
         case .exited(let number, let end):
             guard let member = members[number], member.isActive else { return [] }
             if member.state == .finished { return conclude() }
@@ -160,9 +214,11 @@ struct RunMachine: Sendable {
             return conclude()
         case .peerLost(let reporter, let generation, let lost, let isSilent, let reason):
             guard generation == self.generation, members[reporter]?.isActive == true else { return [] }
-            if let lost, isSilent, members[lost]?.state != .finished {
+            let isRelayed = lost.map { self.isRelayed(reporter, $0) } ?? false
+            if let lost, isSilent, !isRelayed, members[lost]?.state != .finished {
                 return [.expel(member: lost, reason: reason)] + lose(lost, reason: reason)
             }
+            if isSilent { self.isSilent = true }
             // The link broke: most likely the news that a trainer died is on its way.
             if relinkAt == nil { relinkAt = now + Self.relinkPatience }
             suspect = lost.map { ($0, reason) } ?? suspect
@@ -181,12 +237,83 @@ struct RunMachine: Sendable {
         }
     }
 
+    /// Announces a generation for whom none was yet: all members at first, later those who came.
+    private mutating func enter() -> [Action] {
+        guard !isRouting else { return [] }
+        if generation == 0 {
+            let isComplete = members.values.allSatisfy { $0.state != .starting }
+            return isComplete ? next("all members are ready") : []
+        }
+        let new = members.filter { $0.value.address != nil && !planned.contains($0.key) }
+        guard let first = new.min(by: { $0.key < $1.key }) else { return [] }
+        return next("\(first.value.host) joined", rebalances: true)
+    }
+
+    private var isRouting: Bool { searches > 0 }
+
+    private func isRelayed(_ one: Int, _ other: Int) -> Bool {
+        guard let one = members[one]?.host, let other = members[other]?.host else { return false }
+        let pair = PeerRoute(one, other, .direct)
+        return routes.contains { route in
+            guard case .relay = route.way else { return false }
+            return route.first == pair.first && route.second == pair.second
+        }
+    }
+
+    /// Hosts that members work on and whose relay connection to this machine is missing.
+    private var missingRelays: Set<String> {
+        let working = Set(members.values.filter { $0.address != nil }.map(\.host))
+        let needed = routes.filter {
+            $0.needsCoordinator && working.contains($0.first) && working.contains($0.second)
+        }
+        return unrelayed.intersection(needed.flatMap { [$0.first, $0.second] })
+    }
+
+    /// True when no host that works has all the relay connections that it needs.
+    private var isWithoutRelays: Bool {
+        let missing = missingRelays
+        return members.values.allSatisfy { $0.address == nil || missing.contains($0.host) }
+    }
+
+    /// Lets members wait for hosts whose relay connection is missing; gives those hosts up when that takes too long.
+    private mutating func waitForRelays(_ missing: Set<String>) -> [Action] {
+        let deadline = relayDeadline ?? now + Self.relayPatience
+        relayDeadline = deadline
+        relinkAt = deadline
+        guard now >= deadline else { return [] }
+        // With nobody left to go on, waiting costs nothing.
+        guard !isWithoutRelays else {
+            relayDeadline = now + Self.relayPatience
+            relinkAt = relayDeadline
+            return []
+        }
+        relayDeadline = nil
+        let reason = "no relay connection to \(missing.sorted().joined(separator: ", "))"
+        let gone = members.filter { missing.contains($0.value.host) && $0.value.address != nil }.keys.sorted()
+        for number in gone {
+            members[number]?.state = .gone(reason: reason)
+            members[number]?.lanes = LaneSet()
+        }
+        lastLoss = reason
+        return gone.map { .expel(member: $0, reason: reason) } + next("lost: \(reason)")
+    }
+
     private mutating func relink() -> [Action] {
+        let missing = missingRelays
+        if !missing.isEmpty { return waitForRelays(missing) }
+        relayDeadline = nil
+        if let announcedAt, now - announcedAt > Self.steady {
+            relinks = 0
+            wasSilent = false
+        }
         relinks += 1
+        wasSilent = wasSilent || isSilent
+        isSilent = false
+        let limit = wasSilent ? Self.silentRelinks : Self.maximumRelinks
         let finished = members.filter { $0.value.state == .finished }.map(\.key)
         // A member that finished has left; those who still need its help compute its lanes.
         if !finished.isEmpty { return next("members \(finished.sorted()) have finished") }
-        if relinks > Self.maximumRelinks, let suspect {
+        if relinks > limit, let suspect {
             return [.expel(member: suspect.member, reason: suspect.reason)]
                 + lose(suspect.member, reason: "its links kept breaking: \(suspect.reason)")
         }
@@ -212,7 +339,7 @@ struct RunMachine: Sendable {
         if generation == 0 {
             guard others else { return expulsions + conclude() }
             let isComplete = members.values.allSatisfy { $0.state != .starting }
-            return (isComplete ? next("\(host) left") : []) + expulsions
+            return (isComplete && !isRouting ? next("\(host) left") : []) + expulsions
         }
         return (hadLanes ? next("\(host) left") : []) + expulsions
     }
@@ -228,7 +355,8 @@ struct RunMachine: Sendable {
             // A trainer that was killed is a lost one; one that ends by itself would do so again.
             let others = members.values.filter(\.isActive)
             if failure == nil, !others.isEmpty {
-                return others.contains { $0.state == .starting } ? [] : next("lost \(reason)")
+                let mustWait = isRouting || others.contains { $0.state == .starting }
+                return mustWait ? [] : next("lost \(reason)")
             }
             isOver = true
             return [.fail(message: failure?.message ?? reason, hint: failure?.hint)]
@@ -252,7 +380,11 @@ struct RunMachine: Sendable {
     ///
     /// - Parameter rebalances: cut all lanes anew, since somebody came.
     private mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
-        let working = members.filter { $0.value.address != nil }.sorted { $0.key < $1.key }
+        // Whose ways are not known yet enters with a later generation.
+        let mayEnter = generation == 0 || !isRouting
+        let known = planned
+        let working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
+            .sorted { $0.key < $1.key }
         guard working.contains(where: { !$0.value.joins }) else { return conclude() }
         let lanes =
             generation == 0 || rebalances
@@ -262,6 +394,8 @@ struct RunMachine: Sendable {
         generation += 1
         relinkAt = nil
         suspect = nil
+        announcedAt = now
+        planned = Set(working.map(\.key))
         let planned = zip(working, lanes).map { entry, lanes in
             GenerationPlan.Member(
                 member: entry.key,
@@ -277,7 +411,8 @@ struct RunMachine: Sendable {
             number: generation,
             members: planned,
             writers: Self.writers(planned),
-            secret: makeSecret()
+            secret: makeSecret(),
+            routes: routes
         )
         return [.announce(plan, reason: reason)]
     }

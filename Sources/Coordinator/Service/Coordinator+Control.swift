@@ -43,6 +43,7 @@ extension Coordinator {
                         )
                     )
                 }
+                if active != nil { routes.forEach { peer.send(.route($0.event)) } }
                 peer.finish()
             case .down(let wipe, let hosts, let force):
                 try down(wipe: wipe, hosts: hosts, force: force, peer)

@@ -35,6 +35,7 @@ extension Coordinator {
             trainerStart(member: first + offset, on: entry, of: active, joins: true)
         }
         self.active?.hosts.insert(name)
+        findRoutes(of: name)
         for start in starts { feed(.joining(member: start.member, host: name)) }
         log("membership", "\(name) comes with \(starts.count) trainers", run: active.id, host: name)
         start(starts, on: name, of: active, needs: [active.record.dataset]) { coordinator, error in

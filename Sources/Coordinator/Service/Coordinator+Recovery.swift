@@ -61,6 +61,15 @@ extension Coordinator {
             if let plan = active.plan {
                 hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
             }
+            for trainer in status.trainers
+            where trainer.run == active.id && trainer.attempt == active.attempt && trainer.pid != nil {
+                // Expelled while its host could not be told.
+                guard active.machine?.members[trainer.member]?.isActive == false else { continue }
+                hosts[name]?.session.perform(
+                    { try $0.call(.expel(run: active.id, member: trainer.member)) },
+                    failed: { _ in }
+                )
+            }
             missTrainers(of: active, on: name, status, isNewAgent: isNewAgent)
             // A host whose trainers are gone helps again from the next step on.
             if isNewAgent, self.active?.attempt == active.attempt { join(name) }
@@ -97,6 +106,8 @@ extension Coordinator {
         )
         self.active?.machine = machine
         self.active?.hosts = Set(machine.members.values.map(\.host))
+        routes = machine.routes.map { FoundRoute($0) }
+        keepRelays()
         let early = active.early
         self.active?.early = []
         let attempt = active.attempt

@@ -178,10 +178,12 @@ extension Coordinator {
             run: id,
             attempt: attempt,
             laneCount: active.record.spec.lanes,
-            hosts: members
+            hosts: members,
+            routes: Set(members).count > 1 ? nil : []
         )
         self.active?.machine = machine
         self.active?.hosts = Set(members)
+        findRoutes(between: Set(members))
         for host in Set(members).sorted() {
             guard let entry = hosts[host] else { continue }
             let starts = members.indices.filter { members[$0] == host }.map { member in
@@ -367,6 +369,7 @@ extension Coordinator {
     }
 
     private func endTrainers(of run: ActiveRun) {
+        endRelays()
         for host in run.hosts {
             hosts[host]?.session.perform({ try $0.call(.endRun(run.id)) }, failed: { _ in })
         }

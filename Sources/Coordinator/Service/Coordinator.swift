@@ -69,6 +69,12 @@ final class Coordinator {
     var pulls: [Digest: Pull] = [:]
     /// The preflight under way.
     var preflight: Preflight?
+    /// Where relayed links of the hosts meet on this machine; made when hosts need it.
+    var hub: RelayHub?
+    /// How the run's hosts reach each other, as it was found out last.
+    var routes: [FoundRoute] = []
+    /// Hosts of relayed pairs to which a relay connection is being made, and how long to wait before the next try.
+    var relaying: [String: Duration] = [:]
     /// Hosts with a release under way.
     var releasing: Set<String> = []
 

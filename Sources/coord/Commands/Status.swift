@@ -32,6 +32,27 @@ struct Status: CoordCommand {
         var step: Int
     }
 
+    private struct RouteLine: Encodable {
+        var type = "route"
+        var hosts: [String]
+        var way: String
+        var by: String?
+        var pausesWithoutThisMachine: Bool
+        var roundTrip: Double?
+        var bytesPerSecond: Double?
+        var detail: String
+
+        init(_ route: RouteEvent) {
+            hosts = [route.first, route.second]
+            way = route.way
+            by = route.by
+            pausesWithoutThisMachine = route.pausesWithoutThisMachine
+            roundTrip = route.roundTrip
+            bytesPerSecond = route.bytesPerSecond
+            detail = route.detail
+        }
+    }
+
     private struct StoreLine: Encodable {
         var type = "checkpoints"
         var saved: Int
@@ -43,10 +64,12 @@ struct Status: CoordCommand {
         let workspace = try common.workspace()
         let registry = try common.registry()
         var live: [String: HostEvent]?
+        var routes: [RouteLine] = []
         if let client = CoordinatorProgram.running(workspace) {
             live = [:]
             _ = try client.ask(.status) { event in
                 if case .host(let host) = event { live?[host.host] = host }
+                if case .route(let route) = event { routes.append(RouteLine(route)) }
             }
         }
         let (hosts, runs, store) = try registry.read { snapshot in
@@ -77,6 +100,7 @@ struct Status: CoordCommand {
         if console.isJSON {
             hosts.forEach { console.json($0) }
             runs.forEach { console.json($0) }
+            routes.forEach { console.json($0) }
             return console.json(store)
         }
         console.table(
@@ -88,6 +112,7 @@ struct Status: CoordCommand {
             [["RUN", "NAME", "STATE", "EPOCH", "STEP"]]
                 + runs.map { ["\($0.run)", $0.name, $0.state.rawValue, "\($0.epoch)", "\($0.step)"] }
         )
+        for route in routes { console.print(route.detail) }
         console.print("checkpoints: \(store.saved) saved, \(store.heldOnly) only on hosts; \(store.copies)")
     }
 

@@ -1,0 +1,117 @@
+internal import Basics
+internal import Dispatch
+internal import Synchronization
+internal import Wire
+
+/// Finds out, by trying, how hosts reach each other: directly if one can dial the other, else over this machine.
+///
+/// All hosts try all others at once, against a listener that their agents open for it, so it takes about as long as
+/// one that does not answer: 2 s.
+struct RouteSurvey: Sendable {
+    /// A host, and the address that the others would dial.
+    struct Place: Sendable {
+        var session: HostSession
+        var address: String
+    }
+
+    let places: [String: Place]
+    /// Only pairs with one of these are looked at.
+    let new: Set<String>
+    let hub: RelayHub
+
+    private struct Asked: Sendable {
+        var client: AgentClient
+        var address: String
+        var token: [UInt8]
+    }
+
+    /// Blocks until all is known; what can't be found out is left open.
+    func run() -> [FoundRoute] {
+        let names = places.keys.sorted()
+        let asked = each(names) { name -> Asked? in
+            guard let place = places[name], let client = try? place.session.openClient(),
+                case .routeListening(let address, let token)? = try? client.call(
+                    .routeListen(bind: place.address),
+                    timeout: 20_000
+                )
+            else { return nil }
+            return Asked(client: client, address: address, token: token)
+        }
+        var matrix = ReachMatrix()
+        let direct = each(names) { name -> [ProbeResult] in
+            let others = names.filter { $0 != name && (new.contains(name) || new.contains($0)) }
+            return probe(asked[name] ?? nil, others, asked) { other, place in
+                ProbeTarget(host: other, address: place.address, token: place.token)
+            }
+        }
+        for (name, results) in direct {
+            for result in results {
+                matrix[name, result.host] = result.problem.map { .failed($0) } ?? .reached(result)
+            }
+        }
+        var found = RoutePlan.decide(hosts: names, matrix).filter {
+            new.contains($0.route.first) || new.contains($0.route.second)
+        }
+        let relayed = Set(found.map(\.route).filter(\.needsCoordinator).flatMap { [$0.first, $0.second] })
+        _ = each(relayed.sorted()) { name -> Bool in
+            guard let place = places[name], !hub.hosts.contains(name) else { return false }
+            return (try? hub.connect(place.session)) != nil
+        }
+        let pairs = found.map(\.route).filter(\.needsCoordinator)
+        let measured = each(Set(pairs.map(\.first)).sorted()) { name -> [ProbeResult] in
+            let others = pairs.filter { $0.first == name }.map(\.second)
+            return probe(asked[name] ?? nil, others, asked) { other, place in
+                ProbeTarget(host: other, address: nil, token: place.token)
+            }
+        }
+        for index in found.indices where found[index].route.needsCoordinator {
+            let route = found[index].route
+            guard let result = measured[route.first]?.first(where: { $0.host == route.second }) else {
+                continue
+            }
+            if let problem = result.problem {
+                found[index].reason += "; over this machine: \(problem)"
+            } else {
+                found[index].measured = result
+            }
+        }
+        for case let place? in asked.values { place.client.channel.close() }
+        return found
+    }
+
+    private func probe(
+        _ asked: Asked?,
+        _ others: [String],
+        _ places: [String: Asked?],
+        _ target: (String, Asked) -> ProbeTarget
+    ) -> [ProbeResult] {
+        let targets = others.compactMap { other in (places[other] ?? nil).map { target(other, $0) } }
+        guard let asked, !targets.isEmpty,
+            case .triedRoutes(let results)? = try? asked.client.call(.tryRoutes(targets))
+        else { return [] }
+        // Whatever a host says, it speaks of those it was asked about.
+        return zip(targets, results).filter { $0.host == $1.host }.map(\.1)
+    }
+
+    /// Does something for each name at once; blocks until all is done.
+    private func each<Value: Sendable>(
+        _ names: [String],
+        _ body: @escaping @Sendable (String) -> Value
+    ) -> [String: Value] {
+        let found = Collected<Value>()
+        for name in names {
+            OSThread.start(name: "route-\(name)") {
+                let value = body(name)
+                found.values.withLock { $0[name] = value }
+                found.done.signal()
+            }
+        }
+        for _ in names { found.done.wait() }
+        return found.values.withLock { $0 }
+    }
+
+    private final class Collected<Value: Sendable>: Sendable {
+        let values = Mutex<[String: Value]>([:])
+        let done = DispatchSemaphore(value: 0)
+    }
+}

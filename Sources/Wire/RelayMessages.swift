@@ -1,0 +1,95 @@
+/// What agents call the relay connection to the coordinator's machine; no host may be called so.
+public let relayOverCoordinator = "@coordinator"
+
+/// How the trainers of two hosts reach each other.
+public struct PeerRoute: Codable, Sendable, Hashable {
+    /// Who dials, or what carries the bytes.
+    public enum Way: Codable, Sendable, Hashable {
+        /// TCP; either side may dial.
+        case direct
+        /// TCP, which only this host can open.
+        case dialled(by: String)
+        /// Streams over SSH that meet on a host, nil = on the coordinator's machine.
+        case relay(hub: String?)
+    }
+
+    /// One host: the one whose name comes first.
+    public var first: String
+    /// The other.
+    public var second: String
+    /// How they meet.
+    public var way: Way
+
+    /// A pair of hosts, in any order, and how they meet.
+    public init(_ one: String, _ other: String, _ way: Way) {
+        first = min(one, other)
+        second = max(one, other)
+        self.way = way
+    }
+
+    /// True when the pair waits while the coordinator's machine is away.
+    public var needsCoordinator: Bool { way == .relay(hub: nil) }
+}
+
+extension GenerationPlan {
+    /// How two hosts meet; what nobody found out is direct.
+    public func way(between one: String, and other: String) -> PeerRoute.Way {
+        let pair = PeerRoute(one, other, .direct)
+        return routes.first { $0.first == pair.first && $0.second == pair.second }?.way ?? .direct
+    }
+
+    /// The ranks that the member of a rank dials: the lower ones, except where only one side can.
+    public func dialled(from rank: Int) -> Set<Int> {
+        Set(
+            members.indices.filter { other in
+                guard other != rank else { return false }
+                if case .dialled(let host) = way(between: members[rank].host, and: members[other].host) {
+                    return host == members[rank].host
+                }
+                return other < rank
+            }
+        )
+    }
+}
+
+/// A place that an agent is asked to try.
+public struct ProbeTarget: Codable, Sendable, Hashable {
+    /// The host there.
+    public var host: String
+    /// Where its agent listens for measurements; nil = through the relay.
+    public var address: String?
+    /// The relay's host; nil = the coordinator's machine.
+    ///
+    /// Without meaning for an address.
+    public var hub: String?
+    /// What the listener says first, so that no other machine with the same private address is taken for it.
+    public var token: [UInt8]
+
+    /// All fields.
+    public init(host: String, address: String?, hub: String? = nil, token: [UInt8]) {
+        self.host = host
+        self.address = address
+        self.hub = hub
+        self.token = token
+    }
+}
+
+/// What came of trying a place.
+public struct ProbeResult: Codable, Sendable, Hashable {
+    /// The host there.
+    public var host: String
+    /// Why it can't be reached; nil when it can.
+    public var problem: String?
+    /// The shortest round trip of a byte; unit: seconds.
+    public var roundTrip: Double
+    /// How fast bytes came, over at most a quarter of a second.
+    public var bytesPerSecond: Double
+
+    /// All fields.
+    public init(host: String, problem: String?, roundTrip: Double = 0, bytesPerSecond: Double = 0) {
+        self.host = host
+        self.problem = problem
+        self.roundTrip = roundTrip
+        self.bytesPerSecond = bytesPerSecond
+    }
+}

@@ -1,0 +1,165 @@
+"""Parts of scripts/nettest about hosts that cannot dial each other: gradients go over SSH, and nothing is lost by it."""
+
+import os
+import pathlib
+import signal
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from netlab import NetLab, check, wait_for  # noqa: E402
+
+MLP = {"model": "{ type: mlp, hidden: [256, 128] }", "epochs": "4"}
+FAST = 60000
+
+
+def routes(lab):
+    """What `coord status` says of each pair, by its hosts."""
+    return {tuple(line["hosts"]): line for line in lab.json("status") if line["type"] == "route"}
+
+
+def said(lab, kind):
+    """The messages of one kind of event, oldest first."""
+    return [event["message"] for event in lab.json("events", "--run", "latest") if event["kind"] == kind]
+
+
+def alone(lab, run):
+    """Weights of the same run on this machine alone."""
+    file, lab.file = lab.file, lab.folder / "alone" / "cluster.yaml"
+    lab.file.parent.mkdir()
+    try:
+        lab.write(lab.host("alone", 2), run, name="alone/cluster.yaml")
+        lab.digits()
+        lab.coord("up", "-y")
+        weights = lab.run()["weights_sha256"]
+        lab.coord("down", "-y")
+        return weights
+    finally:
+        lab.file = file
+
+
+def relay_over_this_machine():
+    """Two hosts behind NAT with only SSH reachable: gradients meet on this machine, the weights are those of one machine."""
+    with NetLab("relay", mtu=FAST) as lab:
+        a, b = lab.add_host("a", nat=True), lab.add_host("b", nat=True)
+        lab.trust(a, b)
+        lab.write(lab.entry(a) + lab.entry(b), MLP)
+        lab.digits()
+        out = lab.coord("up", "-y")
+        run = lab.run()
+        check(run["state"] == "finished" and run["generations"] == 1, f"{run['state']}, {run['generations']} generations")
+        words = [message for message in said(lab, "route") if "over this machine" in message]
+        check(len(words) == 1 and "they pause while it is away" in words[0], f"events say {said(lab, 'route')}")
+        check(words[0] in out.stdout + out.stderr, f"`coord up` does not say it:\n{out.stdout}{out.stderr}")
+        check(run["weights_sha256"] == alone(lab, MLP), "other weights than on one machine")
+        return f"{words[0]}; weights {run['weights_sha256'][:12]}"
+
+
+def lasting(lab, hosts):
+    """A run that lasts some seconds on these hosts, however fast they are."""
+    lab.write(hosts)
+    lab.digits()
+    return lab.lasting(hosts, MLP, seconds=6.0)
+
+
+def relayed_pair_waits_for_this_machine():
+    """kill -9 of the coordinator, which carries the gradients: members wait, the next one makes new links, same weights."""
+    with NetLab("relayaway", mtu=FAST) as lab:
+        a, b = lab.add_host("a", nat=True), lab.add_host("b", nat=True)
+        lab.trust(a, b)
+        hosts = lab.entry(a) + lab.entry(b)
+        run = lasting(lab, hosts)
+        lab.write(hosts, run)
+        before = lab.run()["run"]
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != before)
+        wait_for("epoch 1", lambda: lab.run()["epoch"] >= 1)
+        pairs = routes(lab)
+        check(pairs[("a", "b")]["way"] == "relay" and pairs[("a", "b")]["pauses_without_this_machine"], f"status says {pairs}")
+        trainers = lab.trainers()
+        check(len(trainers) == 2, f"{len(trainers)} trainers")
+        os.kill(lab.coordinator(), signal.SIGKILL)
+        up.communicate(timeout=30)
+        known = lab.run()["step"]
+        check(lab.trainers() == trainers, "a trainer ended with the coordinator")
+        lab.coord("up", "-y")
+        ended = lab.run()
+        check(ended["state"] == "finished", f"the run is {ended['state']}: {ended['message']}")
+        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
+        return f"killed at step {known} of {ended['step']}: the same two trainers end with {ended['weights_sha256'][:12]}"
+
+
+def kill_across_a_relay_is_harmless():
+    """kill -9 of a trainer whose gradients are relayed: the other host goes on alone to the same weights."""
+    with NetLab("relaykill", mtu=FAST) as lab:
+        a, b = lab.add_host("a", nat=True), lab.add_host("b", nat=True)
+        lab.trust(a, b)
+        hosts = lab.entry(a) + lab.entry(b)
+        run = lasting(lab, hosts)
+        lab.write(hosts, run)
+        before = lab.run()["run"]
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != before)
+        wait_for("epoch 1", lambda: lab.run()["epoch"] >= 1)
+        victim = next(pid for pid, line in b.processes().items() if b"\0train\0" in line)
+        os.kill(victim, signal.SIGKILL)
+        out, err = up.communicate(timeout=120)
+        check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+        ended = lab.run()
+        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights after the kill")
+        return f"{ended['generations']} generations, weights {ended['weights_sha256'][:12]}"
+
+
+def only_one_side_can_dial():
+    """One host behind NAT, one in the open: the hidden one dials, whichever its number is, and nothing is relayed."""
+    seen = []
+    with NetLab("oneway", mtu=FAST) as lab:
+        hidden, open_ = lab.add_host("a", nat=True), lab.add_host("b")
+        lab.trust(hidden, open_)
+        weights = set()
+        for order in ((hidden, open_), (open_, hidden)):
+            lab.write("".join(map(lab.entry, order)), MLP)
+            if not seen:
+                lab.digits()
+            lab.coord("up", "-y")
+            run = lab.run()
+            check(run["state"] == "finished" and run["generations"] == 1, f"{run['state']}, {run['generations']} generations")
+            weights.add(run["weights_sha256"])
+            words = said(lab, "route")
+            check(len(words) == 1 and "only a can dial" in words[0], f"events say {words}")
+            seen.append(words[0])
+        check(weights == {alone(lab, MLP)}, "other weights than on one machine")
+    return f"{seen[0]}; the same weights in both orders"
+
+
+def relay_connection_is_cut():
+    """All connections to one host end at once in the middle of a relayed run: it goes on, with the same weights."""
+    with NetLab("relaycut", mtu=FAST) as lab:
+        a, b = lab.add_host("a", nat=True), lab.add_host("b", nat=True)
+        lab.trust(a, b)
+        hosts = lab.entry(a) + lab.entry(b)
+        run = lasting(lab, hosts)
+        lab.write(hosts, run)
+        before = lab.run()["run"]
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != before)
+        wait_for("epoch 1", lambda: lab.run()["epoch"] >= 1)
+        sessions = [pid for pid, line in b.processes().items() if b"\0bridge\0" in line]
+        check(len(sessions) >= 3, f"{len(sessions)} bridges on b")
+        # What a network that drops its state does: every connection of the host ends at once.
+        for pid in sessions:
+            os.kill(pid, signal.SIGKILL)
+        out, err = up.communicate(timeout=180)
+        check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+        ended = lab.run()
+        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(len(ended["workers"]) == 2 and all(w["lanes"] for w in ended["workers"]), f"workers {ended['workers']}")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights after the cut")
+        return f"{len(sessions)} connections of one host ended at once: {ended['generations']} generations, same weights"
+
+
+BETWEEN = [
+    relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
+    only_one_side_can_dial, relay_connection_is_cut,
+]
