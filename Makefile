@@ -5,6 +5,7 @@
 # make test       - build, then all tests of the package
 # make quickstart - from nothing to an answer on this machine: scripts/quickstart
 # make e2e        - end to end: the built programs, on this machine
+# make nettest    - what coord promises about networks, in network namespaces; needs root
 # make soak       - the same for hours: many kills, many seeds
 # make lint       - format rules, shell scripts
 # make format     - rewrite the sources as the format rules want them
@@ -16,7 +17,7 @@
 FLAGS := -c release -Xswiftc -enable-testing
 SOURCES := Sources Tests Benchmarks Package.swift
 
-.PHONY: build test quickstart e2e soak lint format floors docs worker ci
+.PHONY: build test quickstart e2e nettest soak lint format floors docs worker ci
 
 build:
 	swift build $(FLAGS) --build-tests
@@ -29,6 +30,9 @@ quickstart:
 
 e2e: build worker
 	scripts/e2e
+
+nettest: build worker
+	scripts/nettest
 
 soak: build worker
 	scripts/soak

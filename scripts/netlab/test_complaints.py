@@ -322,14 +322,18 @@ def all_pools_or_none():
 
 
 def cannot_add_or_remove_a_host_without_stopping_all():
-    """A host joins a run that is on, over a link of 20 ms, and another leaves: the same weights."""
+    """A host joins a run that is on, over a link with a round trip of 10 ms, and another leaves: the same weights."""
     with NetLab("elastic", mtu=FAST) as lab:
         stays, comes, goes = lab.add_host("stays"), lab.add_host("comes"), lab.add_host("goes")
         lab.trust(stays, comes, goes)
         before_, all_ = lab.entry(stays) + lab.entry(goes), lab.entry(stays) + lab.entry(goes) + lab.entry(comes)
-        lab.write(before_)
+        lab.write(lab.entry(comes))
         lab.digits()
-        run = lab.lasting(before_, {"model": CNN}, seconds=3)
+        # The worker is there before the run: how long it takes to send depends on the machine.
+        lab.coord("up", "-y", "--hosts-only")
+        lab.coord("down", "-y")
+        lab.write(before_)
+        run = lab.lasting(before_, {"model": CNN}, seconds=6)
         lab.write(before_, run)
         lab.coord("up", "-y")
         weights, old = lab.run()["weights_sha256"], lab.run()["run"]
@@ -339,6 +343,7 @@ def cannot_add_or_remove_a_host_without_stopping_all():
         lab.write(all_, run)
         lab.coord("up", "comes", "-y")
         wait_for("it works", lambda: any(w["host"] == "comes" and w["steps"] > 0 for w in lab.run()["workers"]), 60)
+        comes.cable(delay=0)  # the rest of the run need not be slow
         lab.coord("down", "goes", "-y")
         out, err = up.communicate(timeout=180)
         check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
@@ -365,6 +370,40 @@ def pods_cannot_reach_each_other():
         check(len(ways) == 6, f"{ways}")
         check(blocked == {("pod-1", "pod-2"), ("pod-2", "pod-1"), ("near", "pod-1"), ("near", "pod-2")}, f"{ways}")
         return f"6 ways, 4 blocked, in {show(seconds)}: {next(filter(None, ways.values()))}"
+
+
+def odd_hosts_work_or_are_named():
+    """Hosts with an odd shell, a noisy one, one session, no setsid: up. A home that is full, read-only or noexec: named."""
+    with NetLab("odd", mtu=FAST) as lab:
+        good = {
+            "dash": lab.add_host("dash", shell="/bin/dash"),
+            "single": lab.add_host("single", sshd="MaxSessions 1\nAllowTcpForwarding no\nAllowStreamLocalForwarding no\nPermitTTY no"),
+            "noisy": lab.add_host("noisy", sshd="Banner /etc/ssh/banner"),
+            "nosetsid": lab.add_host("nosetsid"),
+            "elsewhere": lab.add_host("elsewhere", folders=["data"]),
+        }
+        bad = {
+            "full": (lab.add_host("full", quota="8m"), "no space left"),
+            "readonly": (lab.add_host("readonly"), "read-only file system"),
+            "noexec": (lab.add_host("noexec"), "noexec"),
+        }
+        (good["noisy"].folder / "etc/ssh/banner").write_text("All your packets are belong to us\n" * 30)
+        good["noisy"].path("~/.bashrc").write_text("echo welcome; echo trouble >&2; printf 'no newline'\n")
+        good["nosetsid"].execute("mount", "--bind", "/dev/null", "/usr/bin/setsid")
+        good["elsewhere"].execute("sh", "-ec", "mount -o remount,ro /home; chmod 777 /data")
+        bad["readonly"][0].execute("mount", "-o", "remount,ro", "/home")
+        bad["noexec"][0].execute("mount", "-o", "remount,noexec", "/home")
+        hosts = [*good.values(), *(host for host, _ in bad.values())]
+        lab.trust(*hosts)
+        lab.write("".join(lab.entry(h, extra=", dir: /data/coord" if h.name == "elsewhere" else "") for h in hosts))
+        result = lab.coord("up", "-y", "--hosts-only", expect=None, timeout=90)
+        lines = {line.split()[0]: line for line in result.stderr.splitlines() if line.split()[1:2] in (["ready"], ["failed"])}
+        for name in good:
+            check(lines.get(name, "").split()[1:2] == ["ready"], f"{name}: {lines.get(name)}\n{result.stderr}")
+        for name, (_, words) in bad.items():
+            check(words in lines.get(name, "").lower() and "failed" in lines[name], f"{name}: {lines.get(name)}, no '{words}'")
+        check(result.returncode == 73, f"exit {result.returncode}")
+        return f"{', '.join(good)} are up; {', '.join(bad)} are named"
 
 
 def transfers_freeze_at_90_percent():
