@@ -18,10 +18,15 @@ struct SSHConnector: Sendable {
     /// - Throws: ``RemoteError``, which names the station; `FileError`.
     /// - Cost: about eight round trips a station.
     func connect(_ route: SSHRoute, deadline: Deadline) throws -> SSHSession {
+        try tryingKinds(route) { try connect(route, preferring: $0, deadline: deadline) }
+    }
+
+    private func connect(_ route: SSHRoute, preferring kind: String?, deadline: Deadline) throws -> SSHSession
+    {
         var way: SSHSession?
         onPhase?(.connect)
         for station in route.stations {
-            let (session, key) = try meet(station, through: way, deadline: deadline)
+            let (session, key) = try meet(station, through: way, preferring: kind, deadline: deadline)
             do {
                 if !station.isJump { onPhase?(.trust) }
                 try SSHTrust(endpoint: endpoint, station: station, policy: policy).check(key)
@@ -40,13 +45,39 @@ struct SSHConnector: Sendable {
         return way
     }
 
+    /// Judges the key of the last station, which is shown nothing of ours.
+    ///
+    /// - Throws: ``RemoteError``; `FileError`.
+    func check(_ route: SSHRoute, deadline: Deadline) throws {
+        try tryingKinds(route) { kind in
+            let key = try fetchKey(route, preferring: kind, deadline: deadline)
+            try SSHTrust(endpoint: endpoint, station: route.target, policy: policy).check(key)
+        }
+    }
+
+    /// Repeats while the host shows another key than the pinned fingerprint's and may have that one too.
+    private func tryingKinds<R>(_ route: SSHRoute, _ body: (String?) throws -> R) throws -> R {
+        var first: RemoteError?
+        for kind in SSHTrust(endpoint: endpoint, station: route.target, policy: policy).kindsToTry {
+            do {
+                return try body(kind)
+            } catch let error as RemoteError where error.code == .hostKeyChanged {
+                // What the host shows by itself is what a person will compare.
+                first = first ?? error
+            }
+        }
+        guard let first else { preconditionFailure("no kind of key to try for \(endpoint.name)") }
+        throw first
+    }
+
     /// The key of the last station, which is shown nothing of ours.
     ///
+    /// - Parameter kind: preferred when the host has several.
     /// - Throws: ``RemoteError``; the jumps on the way must be known.
-    func fetchKey(_ route: SSHRoute, deadline: Deadline) throws -> HostKey {
+    func fetchKey(_ route: SSHRoute, preferring kind: String? = nil, deadline: Deadline) throws -> HostKey {
         let jumps = SSHRoute(stations: route.stations.dropLast())
         let way = jumps.stations.isEmpty ? nil : try connect(jumps, deadline: deadline)
-        let (session, key) = try meet(route.target, through: way, deadline: deadline)
+        let (session, key) = try meet(route.target, through: way, preferring: kind, deadline: deadline)
         session.close()
         return key
     }
@@ -55,13 +86,15 @@ struct SSHConnector: Sendable {
     private func meet(
         _ station: ResolvedEndpoint,
         through way: SSHSession?,
+        preferring kind: String?,
         deadline: Deadline
     ) throws -> (SSHSession, HostKey) {
         let kinds: [String]
         let socket: Int32
         var carrier: (any Carrier)?
         do {
-            kinds = try SSHTrust(endpoint: endpoint, station: station, policy: policy).knownKinds()
+            let known = try SSHTrust(endpoint: endpoint, station: station, policy: policy).knownKinds()
+            kinds = kind.map { [$0] } ?? known
         } catch {
             way?.close()
             throw error

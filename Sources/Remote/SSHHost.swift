@@ -228,8 +228,7 @@ public final class SSHHost: Host {
         PipeSignal.ignore()
         let route = try SSHRoute.resolve(endpoint, timeout: timeouts.resolve)
         let connector = SSHConnector(endpoint: endpoint, policy: policy, timeouts: timeouts)
-        let key = try connector.fetchKey(route, deadline: Deadline(after: timeouts.total))
-        try SSHTrust(endpoint: endpoint, station: route.target, policy: policy).check(key)
+        try connector.check(route, deadline: Deadline(after: timeouts.total))
     }
 
     /// How an endpoint is called in its file of known hosts.

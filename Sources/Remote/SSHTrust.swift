@@ -12,6 +12,16 @@ struct SSHTrust {
         station.isJump ? nil : endpoint.hostKeyFingerprint.map { HostKeyPin($0) }
     }
 
+    /// Where the key of the host may be one of several: the kinds to ask for, one after the other; nil = our usual order.
+    ///
+    /// A host has a key of each kind and shows one. A pin that is only a fingerprint does not tell the kind.
+    var kindsToTry: [String?] {
+        guard let pin = endpoint.hostKeyFingerprint.map({ HostKeyPin($0) }), pin.key == nil else {
+            return [nil]
+        }
+        return [nil, "ecdsa-sha2-nistp256", "ssh-rsa"]
+    }
+
     /// The kinds of keys that are known for the host, those of our own file first.
     ///
     /// - Throws: `FileError`.

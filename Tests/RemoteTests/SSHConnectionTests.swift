@@ -325,6 +325,33 @@ struct SSHConnectionTests {
         #expect(error.message.contains(other.fingerprint) && error.message.contains(key.fingerprint))
     }
 
+    @Test func pinnedFingerprintOfAnyOfTheHostsKeysIsEnough() throws {
+        let folder = try Files.makeTemporaryDirectory(prefix: "coord-hostkeys")
+        defer { try? Files.remove(folder) }
+        var options = LoopbackSSHServer.Options()
+        for kind in ["ecdsa", "rsa"] {
+            let made = try ChildProcess.run([
+                "/usr/bin/ssh-keygen", "-q", "-t", kind, "-N", "", "-f", "\(folder)/\(kind)",
+            ])
+            #expect(made.exit.isSuccess)
+            options.configuration.append("HostKey \(folder)/\(kind)")
+        }
+        let server = try LoopbackSSHServer(options)
+        for kind in ["ecdsa", "rsa"] {
+            let key = try #require(PrivateKeyFile.publicKey(beside: "\(folder)/\(kind)"))
+            var endpoint = server.endpoint()
+            endpoint.hostKeyFingerprint = key.fingerprint
+            #expect(try SSHHost(endpoint).run("echo in").text == "in", "\(kind)")
+            endpoint.hostKeyFingerprint = "\(key.kind) \(key.base64)"
+            try SSHHost.checkHostKey(endpoint, policy: .strict)
+        }
+        var endpoint = server.endpoint()
+        let other = "SHA256:" + Base64.encode([UInt8](repeating: 1, count: 32), padded: false)
+        endpoint.hostKeyFingerprint = other
+        let error = try failure(SSHHost(endpoint, policy: .acceptNew))
+        #expect(error.message.contains(try server.hostKey().fingerprint) && error.message.contains(other))
+    }
+
     // MARK: Addresses and keepalive
 
     @Test(.enabled(if: Files.kind("/proc/net/if_inet6") != nil, "needs IPv6"))

@@ -6,7 +6,8 @@ import Testing
 
 @testable import Remote
 
-/// Prints what streams carry over a long distance; `COORD_MEASURE=1`.
+/// Prints what streams carry over a long distance: `COORD_MEASURE=1` puts 50 ms before a server of its own,
+/// `COORD_MEASURE_AT="USER ADDRESS PORT KEY"` takes one that is there, at whatever distance.
 @Suite(
     .enabled(
         if: getenv("COORD_MEASURE") != nil && LoopbackSSHServer.isAvailable,
@@ -15,7 +16,23 @@ import Testing
     .serialized
 )
 struct ThroughputTests {
-    @Test func streamsOverAFiftyMillisecondsRoundTrip() throws {
+    @Test func streamsOverALongDistance() throws {
+        if let place = Machine.environment("COORD_MEASURE_AT") {
+            let words = place.split(separator: " ").map(String.init)
+            try #require(words.count == 4)
+            let folder = try Files.makeTemporaryDirectory(prefix: "coord-measure")
+            defer { try? Files.remove(folder) }
+            return try measure(
+                SSHEndpoint(
+                    name: "box",
+                    address: words[1],
+                    port: UInt16(words[2]),
+                    user: words[0],
+                    identity: words[3],
+                    knownHosts: "\(folder)/known_hosts"
+                )
+            )
+        }
         let server = try LoopbackSSHServer()
         var ends: [Int32] = [-1, -1]
         #expect(makePipe(&ends) == 0)
@@ -36,6 +53,10 @@ struct ThroughputTests {
         while read(ends[0], &digit, 1) == 1, digit != 0x0A { text.append(digit) }
         var endpoint = server.endpoint()
         endpoint.port = UInt16(String(decoding: text, as: UTF8.self))
+        try measure(endpoint)
+    }
+
+    private func measure(_ endpoint: SSHEndpoint) throws {
         let host = SSHHost(endpoint, policy: .acceptNew)
         _ = try host.run("true")
         for (count, connections) in [(1, 1), (2, 1), (4, 1), (4, 4), (8, 4)] {
