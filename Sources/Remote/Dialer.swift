@@ -67,6 +67,10 @@ enum Dialer {
         set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, 15)
         set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPCNT, 3)
         set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 45_000)
+        // The kernel makes room for what a reader wants to wait for, and leaves it so, up to tcp_rmem: a download then
+        // does not begin with 64 KB a round trip. SO_RCVBUF would end the kernel's own growing, at rmem_max.
+        set(descriptor, SOL_SOCKET, SO_RCVLOWAT, 4 << 20)
+        set(descriptor, SOL_SOCKET, SO_RCVLOWAT, 1)
         return .success(descriptor)
     }
 

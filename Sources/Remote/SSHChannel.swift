@@ -9,7 +9,8 @@ final class SSHChannel {
     private let session: SSHSession
     private let handle: ssh_channel
     private let callbacks: UnsafeMutablePointer<ssh_channel_callbacks_struct>
-    private var sinceGrowth = 0
+    // The first read asks for the whole window: libssh begins with 64 KB a round trip.
+    private var sinceGrowth = SSHChannel.window
     private var didEndInput = false
     private var isOpen = false
 
