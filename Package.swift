@@ -75,7 +75,10 @@ let package = Package(
         .executableTarget(name: "coord-serve", dependencies: ["Basics", "Serving"]),
         .executableTarget(
             name: "coord-bench",
-            dependencies: ["Basics", "Collectives", "ContentStore", "Tensors", "Training"],
+            dependencies: [
+                "Basics", "Collectives", "ContentStore", "Coordinator", "Remote", "Tensors", "Training",
+                "Wire",
+            ],
             path: "Benchmarks/coord-bench"
         ),
 
@@ -113,7 +116,9 @@ let package = Package(
         .testTarget(name: "AgentTests", dependencies: ["Agent", "Basics", "CoordTesting", "Wire"]),
         .testTarget(
             name: "CoordinatorTests",
-            dependencies: ["Basics", "Coordinator", "CoordTesting", "Remote", "Wire"]
+            dependencies: [
+                "Basics", "ContentStore", "Coordinator", "CoordTesting", "Remote", "Wire", "coord-worker",
+            ]
         ),
         .testTarget(
             name: "EndToEndTests",

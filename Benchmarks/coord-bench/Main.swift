@@ -6,13 +6,17 @@ enum Main {
         let numbers = arguments.dropFirst().compactMap { Int($0) } + [Int](repeating: 0, count: 3)
         switch arguments.first {
         case "allreduce": try AllReduceSuite.run()
+        case "push": try PushSuite.run(Array(arguments.dropFirst()))
         case "step":
             try StepSuite.run(
                 threads: numbers[0] > 0 ? numbers[0] : 2,
                 lanes: numbers[1] > 0 ? numbers[1] : 2,
                 steps: numbers[2] > 0 ? numbers[2] : 200
             )
-        default: print("usage: coord-bench allreduce\n       coord-bench step [threads] [lanes] [steps]")
+        default:
+            print(
+                "usage: coord-bench allreduce\n       coord-bench step [threads] [lanes] [steps]\n       coord-bench push …"
+            )
         }
     }
 }

@@ -8,6 +8,8 @@ public struct StoreProblem: Hashable, Sendable, Codable, CustomStringConvertible
         case damagedChunk
         /// A manifest needs it, and it is not there.
         case missingChunk
+        /// A pack's end or index is not what its name says; its chunks count as missing.
+        case damagedPack
         /// A manifest does not have the SHA-256 in its name, or is none.
         case damagedManifest
         /// A file's chunks are right, yet together they are not that file.
@@ -98,18 +100,21 @@ extension ChunkStore {
     public func fsck(progress: (Int, Int) -> Void = { _, _ in }) throws -> [StoreProblem] {
         var found: [StoreProblem] = []
         let chunks = try chunkFiles()
+        let packs = try openPacks()
+        found += packs.problems
+        let all = chunks.map(\.chunk) + packs.packs.flatMap { $0.entries.map(\.chunk) }
         var damaged: [Digest: StoreProblem] = [:]
-        for (index, entry) in chunks.enumerated() {
-            progress(index, chunks.count)
+        for (index, chunk) in all.enumerated() {
+            progress(index, all.count)
             do {
-                _ = try get(entry.chunk)
+                _ = try get(chunk)
             } catch {
                 let text = (error as? any ExplainedError)?.message ?? "\(error)"
                 let kind: StoreProblem.Kind = error is ContentError ? .damagedChunk : .unreadable
-                damaged[entry.chunk] = StoreProblem(kind: kind, chunk: entry.chunk, message: text)
+                damaged[chunk] = StoreProblem(kind: kind, chunk: chunk, message: text)
             }
         }
-        progress(chunks.count, chunks.count)
+        progress(all.count, all.count)
         for name in try Files.list(directory + "/manifests") {
             guard let digest = Digest(hex: name) else {
                 found.append(stranger("manifests/\(name)"))
@@ -139,6 +144,9 @@ extension ChunkStore {
         var found: [StoreProblem] = []
         let known = Set(Self.folders + ["FORMAT", "lock"])
         for name in try Files.list(directory) where !known.contains(name) { found.append(stranger(name)) }
+        for name in try Files.list(self.packs) where PackShelf.digest(fileName: name) == nil {
+            found.append(stranger("packs/\(name)"))
+        }
         let expected = Set(chunkPaths)
         for folder in try Files.list(directory + "/chunks") {
             let path = "\(directory)/chunks/\(folder)"
@@ -163,7 +171,11 @@ extension ChunkStore {
     /// How many chunks and manifests there are, and what the chunks take on the disk.
     public func usage() throws -> (chunks: Int, manifests: Int, size: ByteCount) {
         let files = try chunkFiles()
-        let size = try files.reduce(Int64(0)) { $0 + (try Files.size($1.path)) }
-        return (files.count, try manifests().count, ByteCount(size))
+        let packs = try openPacks().packs
+        let size =
+            try files.reduce(Int64(0)) { $0 + (try Files.size($1.path)) }
+            + packs.reduce(Int64(0)) { $0 + (try Files.size($1.pack.path)) }
+        let count = files.count + packs.reduce(0) { $0 + $1.entries.count }
+        return (count, try manifests().count, ByteCount(size))
     }
 }

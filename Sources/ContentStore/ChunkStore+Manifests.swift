@@ -98,7 +98,7 @@ extension ChunkStore {
     /// Stores a manifest whose chunks are in the store.
     @discardableResult
     public func putManifest(_ manifest: Manifest) throws -> Digest {
-        let bytes = try manifest.encoded()
+        let bytes = manifest.encoded()
         let name = Digest(of: bytes)
         try publish(manifest, bytes, as: name)
         return name
@@ -123,10 +123,18 @@ extension ChunkStore {
         try publish(Manifest(decoding: bytes), bytes, as: name)
     }
 
+    /// Takes a manifest that was checked when it arrived, when all of its chunks are here.
+    ///
+    /// - Throws: ``ContentError`` `.missing`; `FileError`.
+    public func importManifest(_ arrived: ArrivedManifest) throws {
+        try publish(arrived.manifest, arrived.bytes, as: arrived.name)
+    }
+
     private func publish(_ manifest: Manifest, _ bytes: [UInt8], as name: Digest) throws {
         let path = manifestPath(name)
         // Garbage collection, which takes the lock exclusively, sees the chunks and the manifest or neither.
         try withLock(exclusive: false) {
+            shelf.reload()
             let lacking = missingChunks(of: manifest)
             if let first = lacking.first {
                 throw ContentError(
@@ -137,7 +145,9 @@ extension ChunkStore {
                 )
             }
             if Files.kind(path) == .file { return }
-            for folder in Set(manifest.chunks.map { folder(of: $0) }) { try Files.syncDirectory(folder) }
+            // Chunks of packs are on the disk since their pack has its name.
+            let loose = shelf.missing(from: manifest.chunks)
+            for folder in Set(loose.map { folder(of: $0) }) { try Files.syncDirectory(folder) }
             let file = try PendingFile(in: temporary, for: path)
             try bytes.withUnsafeBytes { try file.write($0) }
             try file.publish(as: path, mode: 0o444)
@@ -150,6 +160,16 @@ extension ChunkStore {
     /// The names of all manifests, sorted; those in the trash are not among them.
     public func manifests() throws -> [Digest] {
         try Files.list(directory + "/manifests").compactMap { Digest(hex: $0) }
+    }
+
+    /// The names of the newest manifests, the newest first.
+    public func recentManifests(_ count: Int) throws -> [Digest] {
+        let all = try manifests().compactMap { name -> (name: Digest, time: Int64)? in
+            var info = stat()
+            guard lstat(manifestPath(name), &info) == 0 else { return nil }
+            return (name, Int64(info.st_mtim.tv_sec) * 1_000_000_000 + Int64(info.st_mtim.tv_nsec))
+        }
+        return all.sorted { $0.time > $1.time }.prefix(count).map(\.name)
     }
 
     /// True when the manifest is in the store and not in the trash.

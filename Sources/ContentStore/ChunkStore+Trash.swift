@@ -35,13 +35,15 @@ public struct GarbagePlan: Hashable, Sendable, Codable {
     public var expired: [TrashedManifest]
     /// Chunks that no manifest refers to, neither a live one nor one in the trash.
     public var chunks: [Digest]
-    /// What the chunks take on the disk.
+    /// Packs of which less than half is needed: what is needed of them is written anew.
+    public var packs: [PackGarbage] = []
+    /// What goes away on the disk.
     public var size: ByteCount
     /// Chunks used after this moment stay: their manifest may be about to come; unit: seconds since 1970.
     public var before: Int64
 
     /// True when there is nothing to delete.
-    public var isEmpty: Bool { expired.isEmpty && chunks.isEmpty }
+    public var isEmpty: Bool { expired.isEmpty && chunks.isEmpty && packs.isEmpty }
 }
 
 extension ChunkStore {
@@ -100,6 +102,9 @@ extension ChunkStore {
             plan.chunks.append(chunk)
             plan.size.bytes += Int64(info.st_blocks) * 512
         }
+        let packs = try packGarbage(needed: needed, before: plan.before)
+        plan.packs = packs.packs
+        plan.size.bytes += packs.size
         return plan
     }
 
@@ -119,6 +124,10 @@ extension ChunkStore {
                 else { continue }
                 try Files.remove(path)
                 freed += Int64(info.st_blocks) * 512
+            }
+            let packs = try packGarbage(needed: needed, before: plan.before).packs
+            for pack in packs where plan.packs.contains(where: { $0.pack == pack.pack }) {
+                freed += try rewrite(pack.pack) { needed.contains($0) }
             }
             return ByteCount(freed)
         }

@@ -10,24 +10,26 @@ internal import Musl
 /// changed.
 ///
 /// ```
-/// FORMAT                    coord-store 1
+/// FORMAT                    coord-store 2
 /// chunks/ab/ab12…[.zst]     content, as it is or compressed
+/// packs/ab12….pack          many chunks that came together, and an index
 /// manifests/ab12…           JSON: which files are made of which chunks
 /// trash/ab12….1790000000    a manifest that was deleted, and until when it can be restored
 /// tmp/                      what is being written
 /// ```
-/// Whatever is read is verified. The value holds no state but the path: any number of threads and processes
-/// may use one folder at a time. All calls block.
+/// Whatever is read is verified. The value holds no state but the path and a copy of the packs' indexes, which
+/// follows the folder: any number of threads and processes may use one folder at a time. All calls block.
 ///
 /// The layout is described in `docs/formats/content-store.md`.
 public struct ChunkStore: Sendable {
     /// Where the store lies.
     public let directory: String
+    let shelf: PackShelf
 
     /// The version that this program writes and the newest that it reads.
-    static let formatVersion = 1
+    static let formatVersion = 2
     private static let formatWord = "coord-store"
-    static let folders = ["chunks", "manifests", "trash", "tmp"]
+    static let folders = ["chunks", "packs", "manifests", "trash", "tmp"]
 
     /// Opens a store, or makes a new one where nothing is; removes what an interrupted writer left.
     ///
@@ -35,6 +37,7 @@ public struct ChunkStore: Sendable {
     /// - Throws: ``ContentError`` `.newerFormat`, `.notAStore`; `FileError`.
     public init(directory: String) throws {
         self.directory = directory
+        shelf = PackShelf(folder: directory + "/packs")
         let format = directory + "/FORMAT"
         if Files.kind(format) == nil {
             try Files.createDirectory(directory, mode: 0o700)
@@ -51,12 +54,19 @@ public struct ChunkStore: Sendable {
             for folder in Self.folders { try Files.createDirectory("\(directory)/\(folder)", mode: 0o700) }
             try Files.writeAtomically("\(Self.formatWord) \(Self.formatVersion)\n", to: format)
         }
-        try Self.checkFormat(format)
+        _ = try Self.version(format)
         for folder in Self.folders { try Files.createDirectory("\(directory)/\(folder)", mode: 0o700) }
         try PendingFile.removeLeftovers(in: temporary)
     }
 
-    private static func checkFormat(_ path: String) throws {
+    /// Before the first pack: from here on a program that knows no packs refuses the store, instead of missing chunks.
+    func announcePacks() throws {
+        let format = directory + "/FORMAT"
+        guard try Self.version(format) < Self.formatVersion else { return }
+        try Files.writeAtomically("\(Self.formatWord) \(Self.formatVersion)\n", to: format)
+    }
+
+    private static func version(_ path: String) throws -> Int {
         let line = try Files.readText(path, limit: 4096).prefix { $0 != "\n" }
         let words = line.split(separator: " ")
         guard words.count == 2, words[0] == formatWord, let version = Int(words[1]), version > 0 else {
@@ -73,8 +83,10 @@ public struct ChunkStore: Sendable {
                 hint: "use the version of coord that wrote it"
             )
         }
+        return version
     }
 
+    var packs: String { directory + "/packs" }
     var temporary: String { directory + "/tmp" }
 
     // MARK: Chunks
@@ -95,7 +107,7 @@ public struct ChunkStore: Sendable {
     }
 
     /// True when the chunk is in the store.
-    public func has(_ chunk: Digest) -> Bool { location(of: chunk) != nil }
+    public func has(_ chunk: Digest) -> Bool { location(of: chunk) != nil || shelf.slot(chunk) != nil }
 
     /// The content of a chunk.
     ///
@@ -105,7 +117,15 @@ public struct ChunkStore: Sendable {
     /// Those of `chunks` that are not in the store, each once, in the order given.
     public func missing(from chunks: [Digest]) -> [Digest] {
         var seen: Set<Digest> = []
-        return chunks.filter { seen.insert($0).inserted && !has($0) }
+        // In a new store most folders are not there, which spares two questions a chunk.
+        var folders: [UInt8: Bool] = [:]
+        return shelf.missing(from: chunks).filter { chunk in
+            guard seen.insert(chunk).inserted else { return false }
+            let prefix = chunk.firstByte
+            let isThere = folders[prefix] ?? (Files.kind(folder(of: chunk)) != nil)
+            folders[prefix] = isThere
+            return !isThere || location(of: chunk) == nil
+        }
     }
 
     /// The stored form of a chunk, verified, for ``importChunk(_:as:)`` of another store.
@@ -134,8 +154,8 @@ public struct ChunkStore: Sendable {
     ///
     /// - Returns: where its bytes are now; nil when there is no such chunk.
     public func setAside(_ chunk: Digest) throws -> String? {
-        guard let (path, _) = location(of: chunk) else { return nil }
         try Files.createDirectory(directory + "/trash/damaged", mode: 0o700)
+        guard let (path, _) = location(of: chunk) else { return try setAsideInPack(chunk) }
         let target = "\(directory)/trash/damaged/\(Files.name(path))"
         try Files.move(path, to: target)
         try Files.syncDirectory(folder(of: chunk))
@@ -163,7 +183,7 @@ public struct ChunkStore: Sendable {
         return digest
     }
 
-    private func write(_ stored: StoredChunk, as chunk: Digest) throws {
+    func write(_ stored: StoredChunk, as chunk: Digest) throws {
         let folder = folder(of: chunk)
         if Files.kind(folder) == nil {
             try Files.createDirectory(folder, mode: 0o700)
@@ -177,8 +197,8 @@ public struct ChunkStore: Sendable {
 
     /// Marks a chunk as just used, so that a garbage plan made meanwhile leaves it; false when it is not
     /// there.
-    private func freshen(_ chunk: Digest) -> Bool {
-        guard let (path, _) = location(of: chunk) else { return false }
+    func freshen(_ chunk: Digest) -> Bool {
+        guard let (path, _) = location(of: chunk) else { return shelf.freshen(chunk) }
         // A failure means that somebody else owns the file: then nobody but them collects it.
         _ = utimensat(AT_FDCWD, path, nil, 0)
         return true
@@ -186,11 +206,8 @@ public struct ChunkStore: Sendable {
 
     private func verified(_ chunk: Digest) throws -> (stored: StoredChunk, content: [UInt8]) {
         guard let (path, encoding) = location(of: chunk) else {
-            throw ContentError(
-                .missing,
-                "chunk \(chunk.short) is not in \(directory)",
-                hint: "`coord checkpoint verify` says what else is not whole; a backup of the store has it"
-            )
+            if let slot = shelf.slot(chunk) { return try verified(chunk, slot) }
+            throw absent(chunk)
         }
         // Twice the limit: what is longer cannot be a chunk, however it is encoded.
         let stored = StoredChunk(
@@ -205,5 +222,31 @@ public struct ChunkStore: Sendable {
             )
         }
         return (stored, content)
+    }
+
+    private func verified(
+        _ chunk: Digest,
+        _ slot: PackShelf.Slot
+    ) throws -> (stored: StoredChunk, content: [UInt8]) {
+        let stored = StoredChunk(
+            encoding: slot.encoding,
+            bytes: try slot.pack.read(slot.offset, slot.length)
+        )
+        guard let content = stored.content(verifiedAs: chunk) else {
+            throw ContentError(
+                .corrupt,
+                "\(slot.pack.path) is damaged: chunk \(chunk.short) in it does not have its SHA-256",
+                hint: "put the file of that name from a backup in its place"
+            )
+        }
+        return (stored, content)
+    }
+
+    func absent(_ chunk: Digest) -> ContentError {
+        ContentError(
+            .missing,
+            "chunk \(chunk.short) is not in \(directory)",
+            hint: "`coord checkpoint verify` says what else is not whole; a backup of the store has it"
+        )
     }
 }

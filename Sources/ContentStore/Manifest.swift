@@ -72,10 +72,8 @@ public struct Manifest: Hashable, Sendable, Codable {
     // MARK: Bytes
 
     /// The canonical bytes.
-    public func encoded() throws -> [UInt8] {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return Array(try encoder.encode(self))
+    public func encoded() -> [UInt8] {
+        ManifestText.encode(format: Self.formatVersion, kind: kind, files: files)
     }
 
     /// Reads bytes that somebody else may have written.
@@ -84,6 +82,12 @@ public struct Manifest: Hashable, Sendable, Codable {
     public init(decoding bytes: [UInt8]) throws {
         guard bytes.count <= Self.sizeLimit else {
             throw ContentError(.badManifest, "a manifest of \(bytes.count) bytes is too long")
+        }
+        if let (format, kind, files) = ManifestText.decode(bytes), format == Self.formatVersion {
+            try Self.check(kind: kind, sorted: files)
+            self.kind = kind
+            self.files = files
+            return
         }
         do {
             self = try JSONDecoder().decode(Manifest.self, from: Data(bytes))
@@ -132,16 +136,16 @@ public struct Manifest: Hashable, Sendable, Codable {
                 hint: "use a relative path without '..'"
             )
         }
-        let bytes = Array(name.utf8)
+        let bytes = name.utf8
         if bytes.isEmpty { throw refuse("is empty") }
         if bytes.count > 1024 { throw refuse("has more than 1024 bytes") }
-        if bytes[0] == 0x2F { throw refuse("is absolute") }
+        if bytes.first == 0x2F { throw refuse("is absolute") }
         if bytes.contains(where: { $0 < 0x20 || $0 == 0x7F }) { throw refuse("holds a control character") }
         for part in bytes.split(separator: 0x2F, omittingEmptySubsequences: false) {
             if part.isEmpty { throw refuse("has an empty part") }
             if part.count > 255 { throw refuse("has a part of more than 255 bytes") }
-            if Array(part) == [0x2E] || Array(part) == [0x2E, 0x2E] {
-                throw refuse("holds '\(String(decoding: part, as: UTF8.self))'")
+            if part.count <= 2, part.allSatisfy({ $0 == 0x2E }) {
+                throw refuse("holds '\(String(part) ?? "..")'")
             }
         }
     }
@@ -157,6 +161,7 @@ public struct Manifest: Hashable, Sendable, Codable {
         var names: Set<String> = []
         var folders: Set<String> = []
         var previous: String?
+        var lastFolder = "."
         for file in files {
             try checkName(file.name)
             if let previous, !previous.utf8.lexicographicallyPrecedes(file.name.utf8) {
@@ -166,9 +171,10 @@ public struct Manifest: Hashable, Sendable, Codable {
             previous = file.name
             names.insert(file.name)
             var folder = Files.parent(file.name)
-            while folder != "." {
-                folders.insert(folder)
-                folder = Files.parent(folder)
+            // Neighbours are mostly in one folder.
+            if folder != lastFolder {
+                lastFolder = folder
+                while folder != ".", folders.insert(folder).inserted { folder = Files.parent(folder) }
             }
             // A size that the chunks cannot make up would have us reserve memory or disk for nothing.
             let isPossible =

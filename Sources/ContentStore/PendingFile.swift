@@ -20,12 +20,29 @@ final class PendingFile {
     init(in folder: String, for target: String) throws {
         path = "\(folder)/\(Self.owner)-\(Digest.hex(Sealing.randomBytes(6)))"
         self.target = target
-        descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw FileError(.write, target, errno: errno) }
     }
 
     func write(_ bytes: UnsafeRawBufferPointer) throws {
         try Files.writeAll(bytes, to: descriptor, path: target)
+    }
+
+    /// What was written there.
+    func read(_ offset: Int64, _ count: Int) throws -> [UInt8] {
+        try [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            while filled < count {
+                let n = pread(
+                    descriptor,
+                    buffer.baseAddress.map { $0 + filled },
+                    count - filled,
+                    off_t(offset) + off_t(filled)
+                )
+                if n < 0, errno == EINTR { continue }
+                guard n > 0 else { throw FileError(.read, target, errno: n == 0 ? EIO : errno) }
+                filled += n
+            }
+        }
     }
 
     /// Brings the file to the disk and gives it its name; the folder is the caller's to synchronise.

@@ -3,14 +3,14 @@ public import Basics
 /// The version of everything in this module.
 ///
 /// Both sides must have the same; `coord up` brings the matching worker.
-public let protocolVersion = 1
+public let protocolVersion = 2
 
 /// What the bridge prints before the first frame; whatever a login shell prints before it is skipped.
 public let bridgeSentinel = "COORD-BRIDGE-1\n"
 
 /// What the coordinator asks of an agent.
 ///
-/// On each connection: one request, one reply, in order.
+/// On each connection: one request, one reply, in order; `putChunks` and `getChunks` carry many frames in one.
 public enum AgentRequest: Codable, Sendable {
     /// The first message of each connection.
     ///
@@ -19,16 +19,26 @@ public enum AgentRequest: Codable, Sendable {
     case hello(protocolVersion: Int, cluster: String, host: String, session: String? = nil)
     /// What the host is and what goes on there.
     case status
-    /// Which of these chunks are not in the host's store.
-    case missing([Digest])
-    /// Take a chunk in its stored form; the bytes frame that follows holds it.
-    case putChunk(Digest)
-    /// Take a manifest whose chunks are all there; the bytes frame that follows holds it.
-    case putManifest(Digest)
-    /// Send a manifest; a bytes frame follows the reply.
+    /// Which of these manifests are in the host's store.
+    case known([Digest])
+    /// Take a manifest to send the chunks for: `parts` bytes frames follow.
+    ///
+    /// Together they hold the manifest as it travels, against `base` where one is named. A bytes frame follows the
+    /// reply: one bit for each of the manifest's chunks, set where the host lacks it.
+    case offer(Digest, base: Digest?, parts: Int)
+    /// Take chunks: batches follow, a bytes frame each, without waiting, up to an empty one.
+    ///
+    /// Each is answered by a bytes frame with its number (`u64 LE`, from 1), and the end by `done` when all are on the
+    /// disk. A refusal comes once, at any moment; what follows up to the empty frame is dropped.
+    case putChunks
+    /// Make the manifest that was offered on this connection visible: its chunks are all there.
+    case publish(Digest)
+    /// Send a manifest; as many bytes frames as the reply says follow.
     case getManifest(Digest)
-    /// Send a chunk in its stored form; a bytes frame follows the reply.
-    case getChunk(Digest)
+    /// Send chunks: the bytes frame that follows holds their names, 32 bytes each.
+    ///
+    /// After the reply come batches, a bytes frame each, and an empty one.
+    case getChunks
     /// Start a trainer.
     case train(TrainerStart)
     /// Tell the run's trainers on this host who the members are.
@@ -97,8 +107,6 @@ public enum AgentReply: Codable, Sendable {
     case hello(protocolVersion: Int, instance: String, worker: Digest)
     /// To `status`.
     case status(AgentStatus)
-    /// To `missing`.
-    case missing([Digest])
     /// To `preflight`.
     case preflight(PreflightReport)
     /// To `probeListen`: where.
@@ -109,6 +117,10 @@ public enum AgentReply: Codable, Sendable {
     case routeListening(address: String, token: [UInt8])
     /// To `tryRoutes`, in the order of the targets.
     case triedRoutes([ProbeResult])
+    /// To `known`.
+    case known([Digest])
+    /// To `getManifest`: so many bytes frames follow.
+    case parts(Int)
     /// To whatever `coord-serve` answered.
     case serve(ServeReply)
     /// To `shutdown`: what ended.

@@ -67,9 +67,30 @@ struct RunFollower {
         case .release(let release):
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
         case .route(let route): console.say("  \(route.detail)")
+        case .transfer(let transfer): show(transfer)
         case .note(let text): console.say("  \(text)")
         case .host, .unknownHostKey, .passphraseNeeded, .prediction, .preflight, .done: break
         }
+    }
+
+    private func show(_ transfer: TransferEvent) {
+        let what = "  \(transfer.host)  \(transfer.what)"
+        let onTheLine = "\(ByteCount(transfer.onTheLine)) on the line"
+        if transfer.isDone {
+            return console.say(
+                transfer.total == 0
+                    ? "\(what) was there, \(onTheLine)"
+                    : "\(what) sent: \(ByteCount(transfer.sent)), \(onTheLine)"
+            )
+        }
+        guard transfer.total > 0 else { return }
+        let share = Double(transfer.sent) / Double(transfer.total)
+        let left = transfer.secondsLeft.map { ", \(duration($0)) left" } ?? ""
+        console.progress(
+            "\(what) \(bar(share)) \(ByteCount(transfer.sent)) of \(ByteCount(transfer.total))  "
+                + "file \(transfer.filesDone) of \(transfer.files) \(transfer.file)  "
+                + "\(ByteCount(Int64(transfer.bytesPerSecond)))/s\(left)"
+        )
     }
 
     private func behind(_ detail: String) -> String { detail.isEmpty ? "" : "  \(detail)" }

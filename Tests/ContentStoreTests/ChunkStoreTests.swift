@@ -64,11 +64,11 @@ import Glibc
     @Test func aNewerFormatIsRefusedByName() throws {
         try withTemporaryDirectory { folder in
             _ = try ChunkStore(directory: folder)
-            #expect(try Files.readText(folder + "/FORMAT") == "coord-store 1\n")
-            try Files.writeAtomically("coord-store 2\n", to: folder + "/FORMAT")
+            #expect(try Files.readText(folder + "/FORMAT") == "coord-store 2\n")
+            try Files.writeAtomically("coord-store 3\n", to: folder + "/FORMAT")
             let error = #expect(throws: ContentError.self) { try ChunkStore(directory: folder) }
             #expect(error?.code == .newerFormat)
-            #expect(error?.message == "\(folder)/FORMAT is of format 2, this program reads up to format 1")
+            #expect(error?.message == "\(folder)/FORMAT is of format 3, this program reads up to format 2")
             #expect(error?.exitCode == .protocolVersion)
         }
     }

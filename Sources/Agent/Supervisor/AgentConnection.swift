@@ -16,6 +16,7 @@ struct AgentConnection: Sendable {
             var name: String?
             var probe: ProbeListener?
             defer { probe?.close() }
+            let chunks = ChunkService(channel: channel, store: agent.store)
             while let frame = try channel.receive() {
                 let request = try MessageCoding.decode(AgentRequest.self, from: frame.payload)
                 if case .hello(_, let cluster, let host, let session) = request {
@@ -45,7 +46,7 @@ struct AgentConnection: Sendable {
                         try reply(.routeListening(address: listener.address, token: listener.token))
                         continue
                     }
-                    try answer(request, from: name)
+                    try answer(request, from: name, chunks)
                     if case .shutdown = request { return }
                 } catch let error as any ExplainedError {
                     try channel.send(
@@ -63,7 +64,7 @@ struct AgentConnection: Sendable {
         channel.close()
     }
 
-    private func answer(_ request: AgentRequest, from name: String) throws {
+    private func answer(_ request: AgentRequest, from name: String, _ chunks: ChunkService) throws {
         switch request {
         case .hello(let version, let cluster, _, _):
             guard version == protocolVersion else {
@@ -83,17 +84,14 @@ struct AgentConnection: Sendable {
                 .hello(protocolVersion: protocolVersion, instance: agent.instance, worker: agent.worker)
             )
         case .status: try reply(.status(status()))
-        case .missing(let chunks): try reply(.missing(agent.store.missing(from: chunks)))
-        case .putChunk(let digest):
-            let bytes = try payload()
-            try agent.store.importChunk(bytes, as: digest)
+        case .known(let names): try reply(.known(names.filter { agent.store.hasManifest($0) }))
+        case .offer(let name, let base, let parts): try chunks.offer(name, base: base, parts: parts)
+        case .putChunks: try chunks.put()
+        case .publish(let name):
+            try chunks.publish(name)
             try reply(.done)
-        case .putManifest(let digest):
-            let bytes = try payload()
-            try agent.store.importManifest(bytes, as: digest)
-            try reply(.done)
-        case .getManifest(let digest): try reply(.done, bytes: try agent.store.manifestBytes(digest))
-        case .getChunk(let digest): try reply(.done, bytes: try agent.store.exportChunk(digest))
+        case .getManifest(let name): try chunks.sendManifest(name)
+        case .getChunks: try chunks.send()
         case .train(let start):
             guard start.record.worker == agent.worker else {
                 throw AgentError(
@@ -198,10 +196,7 @@ struct AgentConnection: Sendable {
         return frame.payload
     }
 
-    private func reply(_ reply: AgentReply, bytes: [UInt8]? = nil) throws {
-        try channel.send(reply)
-        if let bytes { try channel.send(Frame(.bytes, bytes)) }
-    }
+    private func reply(_ reply: AgentReply) throws { try channel.send(reply) }
 }
 
 extension AgentRequest {

@@ -25,6 +25,47 @@ public struct Digest: Hashable, Sendable, Codable, Comparable, CustomStringConve
         self.words = words
     }
 
+    /// Takes 32 raw bytes from memory.
+    ///
+    /// - Precondition: there are at least 32.
+    public init(raw bytes: UnsafeRawBufferPointer) {
+        precondition(bytes.count >= 32, "a SHA-256 of \(bytes.count) bytes")
+        words = SIMD4(
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self)),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 24, as: UInt64.self))
+        )
+    }
+
+    /// Reads 64 lower-case hexadecimal digits from memory; nil for anything else.
+    public init?(hexDigits digits: UnsafeRawBufferPointer) {
+        guard digits.count == 64 else { return nil }
+        var words = SIMD4<UInt64>()
+        for index in 0..<64 {
+            guard let value = Self.value(digits[index]) else { return nil }
+            words[index / 16] = words[index / 16] << 4 | UInt64(value)
+        }
+        self.words = words
+    }
+
+    /// Appends the 32 bytes.
+    public func append(to bytes: inout [UInt8]) {
+        for index in 0..<4 {
+            withUnsafeBytes(of: words[index].bigEndian) { bytes.append(contentsOf: $0) }
+        }
+    }
+
+    /// Appends 64 lower-case hexadecimal digits.
+    public func appendHex(to bytes: inout [UInt8]) {
+        for index in 0..<4 {
+            for shift in stride(from: 60, through: 0, by: -4) {
+                let digit = UInt8(truncatingIfNeeded: words[index] >> UInt64(shift)) & 15
+                bytes.append(digit < 10 ? 0x30 + digit : 0x57 + digit)
+            }
+        }
+    }
+
     /// Reads 64 lower-case hexadecimal digits; nil for anything else.
     public init?(hex: some StringProtocol) {
         let digits = Array(hex.utf8)
@@ -40,13 +81,21 @@ public struct Digest: Hashable, Sendable, Codable, Comparable, CustomStringConve
         self.init(raw: raw)
     }
 
+    /// The first of the 32 bytes.
+    public var firstByte: UInt8 { UInt8(truncatingIfNeeded: words[0] >> 56) }
+
     /// The 32 bytes.
     public var raw: [UInt8] {
         (0..<32).map { UInt8(truncatingIfNeeded: words[$0 / 8] >> UInt64(56 - 8 * ($0 % 8))) }
     }
 
     /// 64 lower-case hexadecimal digits.
-    public var hex: String { Self.hex(raw) }
+    public var hex: String {
+        var digits: [UInt8] = []
+        digits.reserveCapacity(64)
+        appendHex(to: &digits)
+        return String(decoding: digits, as: UTF8.self)
+    }
 
     /// The first 12 hexadecimal digits, for people.
     public var short: String { String(hex.prefix(12)) }

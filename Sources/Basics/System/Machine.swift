@@ -74,4 +74,11 @@ public enum Machine {
         clock_gettime(CLOCK_REALTIME, &now)
         return Double(now.tv_sec) + Double(now.tv_nsec) * 1e-9
     }
+
+    /// Seconds since some moment in the past, never set back: for measuring.
+    public static var monotonicSeconds: Double {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return Double(now.tv_sec) + Double(now.tv_nsec) * 1e-9
+    }
 }

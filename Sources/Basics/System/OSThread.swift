@@ -43,6 +43,16 @@ public enum OSThread {
         pthread_attr_destroy(&attributes)
         precondition(started == 0, "pthread_create failed with errno \(started)")
     }
+
+    /// Lets time pass between two tries of something that failed; never a way to wait for an event.
+    public static func pause(seconds: Double) {
+        let end = Machine.monotonicSeconds + seconds
+        while true {
+            let left = end - Machine.monotonicSeconds
+            guard left > 0 else { return }
+            usleep(UInt32(min(left, 0.9) * 1e6))
+        }
+    }
 }
 
 /// A queue between threads: any thread puts, one thread takes and waits.

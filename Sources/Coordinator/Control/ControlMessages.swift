@@ -19,6 +19,8 @@ public enum ControlRequest: Codable, Sendable {
     case predict(host: String?, values: [Float])
     /// Try two steps of the file's run on all hosts, and measure the ways between them.
     case preflight
+    /// Send hosts what a manifest in the store needs.
+    case push(manifest: Digest, what: String, hosts: [String])
     /// How the hosts are.
     case status
     /// End agents and coordinator; with `hosts` the agents of these hosts only, and the run goes on without them.
@@ -116,6 +118,8 @@ public enum ControlEvent: Codable, Sendable {
     case release(ReleaseEvent)
     /// A preflight found something out.
     case preflight(PreflightEvent)
+    /// Something is on its way to a host; a few times a second, and once when there is nothing to send.
+    case transfer(TransferEvent)
     /// Something that people should know.
     case note(String)
     /// What a model said.
@@ -198,5 +202,45 @@ public struct ReleaseEvent: Codable, Sendable {
         self.version = version
         self.state = state
         self.detail = detail
+    }
+}
+
+/// How far something is on its way to a host.
+public struct TransferEvent: Codable, Sendable {
+    /// Where to.
+    public var host: String
+    /// What: `dataset`, `checkpoint`, `program`, or a dataset's name.
+    public var what: String
+    /// The file that is on its way.
+    public var file: String
+    /// Files of which nothing is missing there any more.
+    public var filesDone: Int
+    /// All files.
+    public var files: Int
+    /// Content that arrived; unit: bytes.
+    public var sent: Int64
+    /// What was missing there at the start; unit: bytes.
+    public var total: Int64
+    /// What it took on the line, compressed and with lists; unit: bytes.
+    public var onTheLine: Int64
+    /// Recent speed; unit: bytes of content a second.
+    public var bytesPerSecond: Double
+    /// nil until a speed is known.
+    public var secondsLeft: Double?
+    /// True when all is there.
+    public var isDone: Bool
+
+    init(host: String, what: String, _ state: TransferState, isDone: Bool = false) {
+        self.host = host
+        self.what = what
+        file = state.file
+        filesDone = state.filesDone
+        files = state.files
+        sent = state.sent
+        total = state.total
+        onTheLine = state.onTheLine
+        bytesPerSecond = state.bytesPerSecond
+        secondsLeft = state.secondsLeft
+        self.isDone = isDone
     }
 }

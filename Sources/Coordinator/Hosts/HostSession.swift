@@ -67,7 +67,8 @@ final class HostSession: Sendable {
         /// The worker program there, as the host's shell sees it.
         var program = ""
         var client: AgentClient?
-        var bulk: AgentClient?
+        /// The connections for chunks.
+        var bulk: BulkLink?
         /// Names this way to the host: the agent ends the connections of an earlier one.
         var way: String?
         var isClosed = false
@@ -108,8 +109,11 @@ final class HostSession: Sendable {
         OSThread.start(name: "host-\(spec.name)") { [jobs] in
             while true { jobs.take()() }
         }
-        OSThread.start(name: "bulk-\(spec.name)") { [bulkJobs] in
-            while true { bulkJobs.take()() }
+        // Two, so that a checkpoint need not wait for the end of a data set.
+        for _ in 0..<2 {
+            OSThread.start(name: "bulk-\(spec.name)") { [bulkJobs] in
+                while true { bulkJobs.take()() }
+            }
         }
     }
 
@@ -138,15 +142,14 @@ final class HostSession: Sendable {
         }
     }
 
-    /// Like ``perform(_:failed:)`` on the connection for chunks, beside the conversation.
+    /// Runs `job` with the connections for chunks, beside the conversation; two jobs at a time.
     func transfer(
-        _ job: @escaping @Sendable (AgentClient) throws -> Void,
+        _ job: @escaping @Sendable (BulkLink) throws -> Void,
         failed: @escaping @Sendable (any ExplainedError) -> Void
     ) {
         bulkJobs.put { [self] in
             do {
-                let client = try bulkClient()
-                run(job, client, failed)
+                try job(try bulkLink())
             } catch {
                 failed(explained(error))
             }
@@ -175,7 +178,6 @@ final class HostSession: Sendable {
     private func dropped(_ client: AgentClient, _ error: LostConnection) {
         client.channel.close()
         let wasControl = state.withLock { state -> Bool in
-            if state.bulk === client { state.bulk = nil }
             guard state.client === client else { return false }
             state.client = nil
             return !state.isClosed
@@ -183,14 +185,19 @@ final class HostSession: Sendable {
         if wasControl { post(name, .lost(reason: error.message)) }
     }
 
-    private func bulkClient() throws -> AgentClient {
-        if let client = state.withLock({ $0.bulk }) { return client }
-        guard let host = state.withLock({ $0.host }) else {
-            throw LostConnection(host: name, cause: .truncated)
+    private func bulkLink() throws -> BulkLink {
+        try state.withLock { state in
+            if let link = state.bulk { return link }
+            guard state.host != nil else { throw LostConnection(host: name, cause: .truncated) }
+            let link = BulkLink(host: name) { [self] in
+                guard let host = self.state.withLock({ $0.host }) else {
+                    throw LostConnection(host: name, cause: .truncated)
+                }
+                return try openClient(host)
+            }
+            state.bulk = link
+            return link
         }
-        let client = try openClient(host)
-        state.withLock { $0.bulk = client }
-        return client
     }
 
     // MARK: Bring-up
@@ -227,7 +234,7 @@ final class HostSession: Sendable {
                 let explained = explained(error)
                 state.withLock { state in
                     state.client?.channel.close()
-                    state.bulk?.channel.close()
+                    state.bulk?.close()
                     state.host?.close()
                     state.client = nil
                     state.bulk = nil
@@ -251,7 +258,7 @@ final class HostSession: Sendable {
     /// Prepares the way to the host; the connection is made with the first command.
     private func connect(_ enter: @escaping @Sendable (HostPhase, String) -> Void) -> any Host {
         state.withLock { state in
-            state.bulk?.channel.close()
+            state.bulk?.close()
             state.bulk = nil
             state.host?.close()
             state.way = Digest.hex(Sealing.randomBytes(8))
@@ -331,7 +338,7 @@ final class HostSession: Sendable {
     }
 
     private func push(_ worker: WorkerBinary, to program: String, over host: any Host) throws {
-        try host.upload(worker.path, to: program, mode: 0o755) { [self] sent in
+        try WorkerUpload(host: host, worker: worker, program: program).run { sent in
             post(name, .phase(.push, detail: "\(sent) of \(worker.size)"))
         }
     }
@@ -400,7 +407,7 @@ final class HostSession: Sendable {
         jobs.put { [self] in
             state.withLock { state in
                 state.client?.channel.close()
-                state.bulk?.channel.close()
+                state.bulk?.close()
                 state.host?.close()
                 state.client = nil
                 state.bulk = nil
@@ -417,7 +424,7 @@ final class HostSession: Sendable {
         /// Give up checkpoints that nobody else has.
         var force: Bool
         /// Brings checkpoints home that only the host has.
-        var rescue: @Sendable (AgentClient, [Digest]) throws -> Void
+        var rescue: @Sendable (BulkLink, [Digest]) throws -> Void
     }
 
     /// Ends the agent and what it started, and looks that nothing is left; stops a rented host.
@@ -433,7 +440,7 @@ final class HostSession: Sendable {
                 if !how.force, how.wipes || spec.rented, case .status(let status) = try client.call(.status),
                     let unsaved = status.unsaved, !unsaved.isEmpty
                 {
-                    try how.rescue(client, unsaved)
+                    try how.rescue(try bulkLink(), unsaved)
                 }
                 state.withLock { $0.isClosed = true }
                 done(try end(client, how), nil)
@@ -500,7 +507,7 @@ final class HostSession: Sendable {
         state.withLock { state in
             state.isClosed = true
             state.client?.channel.close()
-            state.bulk?.channel.close()
+            state.bulk?.close()
             state.host?.close()
             state.client = nil
             state.bulk = nil

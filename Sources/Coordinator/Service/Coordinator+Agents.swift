@@ -65,11 +65,11 @@ extension Coordinator {
     }
 
     /// Brings home what only a host has, on the host's own thread, before its data goes.
-    func rescue(from name: String) -> @Sendable (AgentClient, [Digest]) throws -> Void {
-        { [store, mailbox] client, unsaved in
+    func rescue(from name: String) -> @Sendable (BulkLink, [Digest]) throws -> Void {
+        { [store, mailbox] link, unsaved in
             for digest in unsaved {
                 do {
-                    try ChunkTransfer.pull(digest, from: client, into: store)
+                    _ = try ChunkTransfer.pull(digest, from: link, into: store)
                 } catch let error as any ExplainedError {
                     throw CoordinatorError(
                         "\(name): checkpoint \(digest.short) is only there and can't be brought home "
@@ -80,7 +80,7 @@ extension Coordinator {
                 }
                 mailbox.put(.resume { $0.write { try $0.markHome(digest) } })
             }
-            try client.call(.saved(unsaved))
+            try link.call(.saved(unsaved))
         }
     }
 

@@ -30,6 +30,7 @@ extension Coordinator {
             case .rollback(let host): try rollback(host: host, peer: peer)
             case .predict(let host, let values): try predict(host: host, values: values, peer: peer)
             case .preflight: try preflight(peer)
+            case .push(let manifest, let what, let hosts): try push(manifest, what, to: hosts, peer)
             case .status:
                 for entry in hosts.values.sorted(by: { $0.spec.name < $1.spec.name }) {
                     peer.send(

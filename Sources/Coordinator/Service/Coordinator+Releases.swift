@@ -157,7 +157,7 @@ extension Coordinator {
                     guard
                         case .serve(let reply) = try client.call(
                             .predict(count: values.count),
-                            bytes: bytes.bytes
+                            parts: [bytes.bytes]
                         )
                     else {
                         throw CoordinatorError("\(name): no answer to the prediction", exitCode: .bug)

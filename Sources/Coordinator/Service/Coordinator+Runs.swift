@@ -239,13 +239,16 @@ extension Coordinator {
                 }
             )
         }
-        let progress: @Sendable (ByteCount, ByteCount) -> Void = { sent, total in
-            mailbox.put(.resume { $0.tell(id, .note("\(host): sent \(sent) of \(total)")) })
-        }
+        let share = chunkShare()
+        let names = [run.record.dataset: "dataset"]
         session.transfer(
             { client in
                 for manifest in needs {
-                    try ChunkTransfer.push(manifest, from: store, to: client, progress: progress)
+                    let what = names[manifest] ?? "checkpoint"
+                    try ChunkTransfer.push(manifest, from: store, to: client, shared: share) { state in
+                        let event = TransferEvent(host: host, what: what, state)
+                        mailbox.put(.resume { $0.tell(id, .transfer(event)) })
+                    }
                 }
                 mailbox.put(
                     .resume { coordinator in

@@ -65,6 +65,8 @@ final class Coordinator {
     var followers: [(run: RunID, peer: ControlPeer)] = []
     /// When something wants to be done that nobody reports.
     var timers: [(at: ContinuousClock.Instant, body: (Coordinator) -> Void)] = []
+    /// Chunks for several hosts, while anybody sends some.
+    weak var currentShare: ChunkShare?
     /// Checkpoints on their way home, and who waits for each.
     var pulls: [Digest: Pull] = [:]
     /// The preflight under way.

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import Basics
+internal import ClusterFile
 internal import ContentStore
 internal import Coordinator
 internal import Datasets
@@ -8,8 +9,10 @@ internal import Registry
 struct DataCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "data",
-        abstract: "Datasets: get, add, check, split, list, show.",
-        subcommands: [Get.self, Add.self, Check.self, SplitCommand.self, List.self, Show.self],
+        abstract: "Datasets: get, add, check, split, push, list, show.",
+        subcommands: [
+            Get.self, Add.self, Check.self, SplitCommand.self, Push.self, List.self, Show.self,
+        ],
         defaultSubcommand: List.self
     )
 
@@ -152,6 +155,49 @@ struct DataCommand: ParsableCommand {
             console.table(
                 [["PART", "SAMPLES"] + dataset.classes]
                     + lines.map { [$0.part, "\($0.samples)"] + $0.perClass.map { "\($0)" } }
+            )
+        }
+    }
+
+    struct Push: CoordCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Send a dataset to hosts ahead of a run.",
+            discussion: """
+                Example: coord data push digits --host 3090
+
+                Hosts that are not up are brought up. What is there already is not sent; after a cut it goes on where it
+                was.
+                """
+        )
+        @OptionGroup var common: CommonOptions
+        @Argument(help: "The dataset's name.")
+        var name: String
+        @Option(name: .customLong("host"), help: "Only this host; may be given several times. Default: all.")
+        var hosts: [String] = []
+
+        func perform(_ console: Console) throws {
+            let workspace = try common.workspace()
+            for host in hosts { try common.checkHost(host) }
+            let file = try common.cluster()
+            let (row, _) = try DataLibrary(workspace: workspace).open(name)
+            let names = hosts.isEmpty ? file.hosts.map(\.name) : hosts
+            let request = UpRequest(
+                fileText: try Files.readText(common.file),
+                path: common.file,
+                submits: false,
+                hosts: names,
+                joins: false,
+                who: CommonOptions.who
+            )
+            let follower = RunFollower(console: console)
+            try Outcome.check(
+                try follower.follow(try CoordinatorProgram.connect(workspace), .up(request))
+            )
+            try Outcome.check(
+                try follower.follow(
+                    try CoordinatorProgram.connect(workspace),
+                    .push(manifest: row.manifest, what: name, hosts: names)
+                )
             )
         }
     }

@@ -1,0 +1,58 @@
+/// How many connections a transfer uses: one at first, one more while that makes it faster.
+///
+/// One connection carries at most its window each round trip. Where little is under way at a time, the line or the
+/// processors are what limits, and a further connection would only cost; so it is tried where bandwidth × round trip
+/// is large, and kept trying while throughput grows by a tenth.
+package struct LanePlan: Sendable, Equatable {
+    /// No transfer uses more.
+    package static let maximum = 8
+    /// With less than this under way a connection's window is not what limits; unit: bytes.
+    static let underWay = 512.0 * 1024
+    /// How long a number of connections is watched before it is judged; unit: seconds.
+    static let interval = 0.5
+    /// What a further connection must bring, as a ratio.
+    static let gain = 1.1
+
+    /// The number in use.
+    package private(set) var lanes = 1
+    /// Seconds for a question and its answer, when nothing else was under way.
+    private let roundTrip: Double
+    private var bytes = 0.0
+    private var seconds = 0.0
+    /// A new connection needs time to reach its speed: what was measured meanwhile tells nothing.
+    private var isWarmingUp = true
+    private var before = 0.0
+    private var isSettled = false
+
+    /// - Parameter roundTrip: unit: seconds.
+    package init(roundTrip: Double) { self.roundTrip = roundTrip }
+
+    /// Takes what was acknowledged since the last call.
+    ///
+    /// - Parameters:
+    ///   - bytes: how much.
+    ///   - seconds: in how long.
+    /// - Returns: true when one more connection should be opened now.
+    package mutating func measured(bytes: Int, seconds: Double) -> Bool {
+        guard !isSettled else { return false }
+        self.bytes += Double(bytes)
+        self.seconds += seconds
+        guard self.seconds >= Self.interval else { return false }
+        let rate = self.bytes / self.seconds
+        self.bytes = 0
+        self.seconds = 0
+        if isWarmingUp {
+            isWarmingUp = false
+            return false
+        }
+        let isFaster = rate >= before * Self.gain
+        guard isFaster, rate * roundTrip >= Self.underWay, lanes < Self.maximum else {
+            isSettled = true
+            return false
+        }
+        before = rate
+        lanes += 1
+        isWarmingUp = true
+        return true
+    }
+}

@@ -1,0 +1,140 @@
+import Basics
+import CoordTesting
+import Remote
+import Synchronization
+import Testing
+
+@testable import Coordinator
+
+@Suite(.timeLimit(.minutes(1))) struct WorkerUploadTests {
+    private func makeWorker(_ folder: String, size: Int) throws -> (WorkerBinary, [UInt8]) {
+        let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 2_654_435_761 >> 7) }
+        try Files.writeAtomically(bytes, to: folder + "/worker")
+        let binary = WorkerBinary(
+            path: folder + "/worker",
+            digest: Digest(of: bytes),
+            size: ByteCount(Int64(size))
+        )
+        return (binary, bytes)
+    }
+
+    @Test func aCutUploadGoesOnWhereItWas() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, bytes) = try makeWorker(folder, size: (10 << 20) + 77)
+            // Cut after 1 MiB of the first part, then within the second, then at a part's end.
+            let host = CutHost(after: [1 << 20, (5 << 20) + 3, 4 << 20])
+            let program = folder + "/a 'b/bin/coord-worker"
+            let upload = WorkerUpload(host: host, worker: worker, program: program)
+            let seen = Mutex<[Int64]>([])
+            try upload.run { count in seen.withLock { $0.append(count.bytes) } }
+            #expect(try Files.read(program) == bytes)
+            #expect(try Files.list(Files.parent(program)) == ["coord-worker"])
+            #expect(seen.withLock { $0.last } == Int64(bytes.count))
+            #expect(host.cuts == 3)
+            // Each cut lost nothing that had arrived.
+            #expect(host.arrived == bytes.count)
+        }
+    }
+
+    @Test func whatIsThereOfAnotherFileIsSentAnew() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, bytes) = try makeWorker(folder, size: 5 << 20)
+            let program = folder + "/bin/coord-worker"
+            try Files.createDirectory(folder + "/bin")
+            for leftover in [[1, 2, 3], bytes + [1], Array(bytes.dropLast(9)) + [0]] as [[UInt8]] {
+                try Files.writeAtomically(leftover, to: program + ".part")
+                try WorkerUpload(host: LocalHost(), worker: worker, program: program).run { _ in }
+                #expect(try Files.read(program) == bytes)
+            }
+            // A whole one that only lacks its name is not sent again.
+            try Files.writeAtomically(bytes, to: program + ".part")
+            let host = CutHost(after: [])
+            try WorkerUpload(host: host, worker: worker, program: program).run { _ in }
+            #expect(host.arrived == 0)
+        }
+    }
+
+    @Test func aHostThatStaysAwayIsAnErrorAfterAFewTries() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, _) = try makeWorker(folder, size: 100)
+            let host = CutHost(after: [Int](repeating: 0, count: 100))
+            let upload = WorkerUpload(host: host, worker: worker, program: folder + "/coord-worker")
+            let error = #expect(throws: RemoteError.self) { try upload.run { _ in } }
+            #expect(error?.exitCode == .unreachable)
+            #expect(host.cuts == 4)
+        }
+    }
+
+    @Test func aMissingWorkerIsNamedWithHowToBuildIt() throws {
+        try withTemporaryDirectory { folder in
+            let workspace = try Workspace(directory: folder)
+            let error = #expect(throws: CoordinatorError.self) {
+                try workspace.worker("riscv64-unknown-linux-gnu")
+            }
+            #expect(error?.message.contains("no coord-worker for riscv64-unknown-linux-gnu") == true)
+            #expect(error?.message.contains("/riscv64-unknown-linux-gnu/coord-worker") == true)
+            #expect(error?.hint?.contains("scripts/build-worker") == true)
+        }
+    }
+}
+
+/// This machine behind a connection that breaks after given numbers of input bytes, counted from the last break.
+private final class CutHost: Remote.Host {
+    private struct State {
+        var places: [Int]
+        var since = 0
+        var cuts = 0
+        var arrived = 0
+    }
+
+    private let inner = LocalHost(name: "flaky")
+    private let state: Mutex<State>
+    var name: String { inner.name }
+    var cuts: Int { state.withLock { $0.cuts } }
+    var arrived: Int { state.withLock { $0.arrived } }
+
+    init(after places: [Int]) { state = Mutex(State(places: places)) }
+
+    func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult {
+        let (count, isCut) = state.withLock { state -> (Int, Bool) in
+            if let place = state.places.first, place <= state.since + input.count,
+                !input.isEmpty || place == 0
+            {
+                state.places.removeFirst()
+                let count = place - state.since
+                state.since = 0
+                state.cuts += 1
+                state.arrived += count
+                return (count, true)
+            }
+            state.since += input.count
+            state.arrived += input.count
+            return (input.count, false)
+        }
+        let result = try inner.run(command, input: Array(input[..<count]), timeout: timeout)
+        if isCut {
+            throw RemoteError(
+                host: name,
+                phase: .stream,
+                code: .connectionLost,
+                message: "the connection to \(name) broke"
+            )
+        }
+        return result
+    }
+
+    func openStream(_ command: String, onEnd: (@Sendable (StreamEnd) -> Void)?) throws -> Int32 {
+        try inner.openStream(command, onEnd: onEnd)
+    }
+
+    func upload(
+        _ path: String,
+        to remotePath: String,
+        mode: UInt32,
+        progress: (@Sendable (ByteCount) -> Void)?
+    ) throws -> Digest {
+        try inner.upload(path, to: remotePath, mode: mode, progress: progress)
+    }
+
+    func close() { inner.close() }
+}
