@@ -16,6 +16,8 @@ public enum WorkerProgram {
                coord-worker agent  --directory DIR --cluster ID   be the agent
                coord-worker sweep  --directory DIR --cluster ID   end what an agent left; --wipe: remove DIR
                coord-worker bridge --directory DIR                join stdin and stdout to the agent
+               coord-worker relay  --directory DIR --cluster ID --peer NAME --host NAME
+                                                              join them to its relay, for that peer
                coord-worker train  --directory DIR                be a trainer (started by the agent)
                coord-worker preflight --directory DIR             try two steps (started by the agent)
                coord-worker version                               print the version
@@ -32,7 +34,8 @@ public enum WorkerProgram {
         var flags: Set<String> = []
         var rest = arguments.dropFirst()[...]
         while let name = rest.popFirst() {
-            if ["--directory", "--cluster", "--boot"].contains(name), let value = rest.popFirst() {
+            let words = ["--directory", "--cluster", "--boot", "--peer", "--host"]
+            if words.contains(name), let value = rest.popFirst() {
                 options[name] = value
             } else if ["--ready", "--wipe"].contains(name) {
                 flags.insert(name)
@@ -58,6 +61,9 @@ public enum WorkerProgram {
                     ready: flags.contains("--ready") ? 3 : nil
                 )
             case ("bridge", let directory?, _): try Bridge.run(directory: directory)
+            case ("relay", let directory?, let cluster?):
+                guard let peer = options["--peer"], let host = options["--host"] else { fallthrough }
+                try RelayBridge.run(directory: directory, cluster: cluster, peer: peer, host: host)
             case ("train", let directory?, _): try TrainerProgram.run(directory: directory)
             case ("preflight", let directory?, _): try PreflightProgram.run(directory: directory)
             case ("version", _, _): print("coord-worker 0.1")

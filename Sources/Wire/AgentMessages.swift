@@ -73,6 +73,8 @@ public enum AgentRequest: Codable, Sendable {
     case routeListen(bind: String)
     /// Try these places, all at once.
     case tryRoutes([ProbeTarget])
+    /// Keep a way to a host where relayed links of the run meet, by the host's own ssh; refused when it can't be made.
+    case openHub(run: RunID, HubAccess)
     /// From now on this connection carries relayed streams: `peer` is who is at its other end, `host` who the agent is.
     case relay(peer: String, host: String)
     /// End all trainers, `coord-serve` and the agent; with `wipe` remove the agent's folder too.

@@ -64,13 +64,50 @@ public struct ProbeTarget: Codable, Sendable, Hashable {
     public var hub: String?
     /// What the listener says first, so that no other machine with the same private address is taken for it.
     public var token: [UInt8]
+    /// True for a server that answers nothing more than this, as sshd does.
+    public var saysNoMore: Bool
 
     /// All fields.
-    public init(host: String, address: String?, hub: String? = nil, token: [UInt8]) {
+    public init(host: String, address: String?, hub: String? = nil, token: [UInt8], saysNoMore: Bool = false)
+    {
         self.host = host
         self.address = address
         self.hub = hub
         self.token = token
+        self.saysNoMore = saysNoMore
+    }
+}
+
+/// How an agent reaches a host where relayed links meet.
+public struct HubAccess: Codable, Sendable, Hashable {
+    /// The host there.
+    public var hub: String
+    /// Its numeric address.
+    public var address: String
+    /// Where its sshd listens.
+    public var port: UInt16
+    /// The login name.
+    public var user: String
+    /// Its public keys: kind and base64.
+    public var hostKeys: [String]
+    /// The private key, as ssh-keygen writes it; made for one run.
+    public var key: WireSecret
+
+    /// All fields.
+    public init(
+        hub: String,
+        address: String,
+        port: UInt16,
+        user: String,
+        hostKeys: [String],
+        key: WireSecret
+    ) {
+        self.hub = hub
+        self.address = address
+        self.port = port
+        self.user = user
+        self.hostKeys = hostKeys
+        self.key = key
     }
 }
 

@@ -63,6 +63,34 @@ import Wire
         )
     }
 
+    @Test func pairsThatBothReachAHubMeetThere() {
+        let relayed = [("a", "b"), ("a", "c"), ("b", "h"), ("c", "h")].map {
+            FoundRoute(PeerRoute($0, $1, .relay(hub: nil)), reason: "no answer")
+        }
+        let direct = FoundRoute(PeerRoute("a", "h", .direct))
+        let ways = RoutePlan.overHubs(
+            relayed + [direct],
+            [(hub: "g", from: ["a"]), (hub: "h", from: ["a", "b"])]
+        ).map(\.route.way)
+        #expect(
+            ways == [
+                .relay(hub: "h"), .relay(hub: nil), .relay(hub: "h"), .relay(hub: nil), .direct,
+            ]
+        )
+        #expect(RoutePlan.overHubs(relayed, []) == relayed)
+    }
+
+    @Test func theFirstHubThatServesIsTaken() {
+        let pair = FoundRoute(PeerRoute("a", "b", .relay(hub: nil)), reason: "no answer")
+        let found = RoutePlan.overHubs(
+            [pair],
+            [(hub: "g", from: ["a", "b"]), (hub: "h", from: ["a", "b"])]
+        )
+        #expect(found.map(\.route.way) == [.relay(hub: "g")])
+        #expect(found.map(\.words) == ["a and b: over g (no answer)"])
+        #expect(found.allSatisfy { !$0.route.needsCoordinator })
+    }
+
     /// Of each pair one side dials, whichever way it is.
     @Test(arguments: [PeerRoute.Way.direct, .dialled(by: "a"), .dialled(by: "b"), .relay(hub: nil)])
     func oneSideOfEachPairDials(way: PeerRoute.Way) throws {

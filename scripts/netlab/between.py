@@ -159,7 +159,48 @@ def relay_connection_is_cut():
         return f"{len(sessions)} connections of one host ended at once: {ended['generations']} generations, same weights"
 
 
+def relay_over_a_hub():
+    """Two hidden hosts meet on a third that both reach by their own ssh: the run key works for nothing else, and goes."""
+    with NetLab("relayhub", mtu=FAST) as lab:
+        a, b, hub = lab.add_host("a", nat=True), lab.add_host("b", nat=True), lab.add_host("hub")
+        lab.trust(a, b, hub)
+        hosts = "".join(map(lab.entry, (a, b, hub)))
+        before = hub.run("cat ~/.ssh/authorized_keys")
+        run = lasting(lab, hosts)
+        lab.write(hosts, run)
+        last = lab.run()["run"]
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != last)
+        wait_for("epoch 1", lambda: lab.run()["epoch"] >= 1)
+        pairs = routes(lab)
+        check(pairs[("a", "b")]["way"] == "relay" and pairs[("a", "b")].get("by") == "hub", f"status says {pairs}")
+        check(not any(pair["pauses_without_this_machine"] for pair in pairs.values()), f"status says {pairs}")
+        during = hub.run("cat ~/.ssh/authorized_keys")
+        lines = [line for line in during.splitlines() if "coord-relay-" in line]
+        check(len(lines) == 2 and all(line.startswith('restrict,command="') for line in lines), f"keys on the hub: {lines}")
+        key = a.run("find ~/.coord -name hub.key -perm 600").split()
+        check(len(key) == 1, f"keys on a: {key}")
+        tried = a.run(
+            f"ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i {key[0]} "
+            f"-p {hub.port} -W {hub.address}:{hub.port} {hub.user}@{hub.address} < /dev/null", expect=None)
+        check("SSH-2.0" not in tried, f"the run key forwards: {tried}")
+        # Nobody needs this machine while the links stand.
+        os.kill(lab.coordinator(), signal.SIGKILL)
+        up.communicate(timeout=30)
+        wait_for("the trainers finish alone", lambda: not lab.trainers(), 120)
+        lab.coord("up", "-y")
+        ended = lab.run()
+        check(ended["run"] != last and ended["state"] == "finished", f"{ended['run']} is {ended['state']}: {ended['message']}")
+        check(ended["generations"] == 1, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        wait_for("the keys go", lambda: hub.run("cat ~/.ssh/authorized_keys") == before)
+        check(not a.run("find ~/.coord -name 'hub.key'"), "the key is still on a")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
+        words = [message for message in said(lab, "route") if message.startswith("a and b")]
+        return f"{words[-1]}; finished while nobody coordinated: {ended['weights_sha256'][:12]}"
+
+
 BETWEEN = [
     relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
     only_one_side_can_dial, relay_connection_is_cut,
+    relay_over_a_hub,
 ]

@@ -131,6 +131,7 @@ enum Prober {
             return failed(socket.problem ?? "no answer in \(patience)")
         }
         guard said == target.token else { return failed("another machine answers at \(address)") }
+        if target.saysNoMore { return ProbeResult(host: target.host, problem: nil) }
         var best = Duration.seconds(60)
         for _ in 0..<5 {
             let begin = ContinuousClock.now

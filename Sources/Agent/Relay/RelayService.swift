@@ -10,6 +10,8 @@ final class RelayService: Sendable {
         /// What the cluster calls this host.
         var name = ""
         var probe: ProbeListener?
+        /// Ways to hubs, by run and hub.
+        var hubs: [RunID: [String: HubDialer]] = [:]
     }
 
     /// What the streams' loop asks while this object is still being made.
@@ -20,7 +22,8 @@ final class RelayService: Sendable {
 
         func decide(_ target: RelayTarget) -> RelayLoop.Verdict {
             let (name, probe) = state.withLock { ($0.name, $0.probe?.address) }
-            guard target.host == name else { return .refuse("this is \(name), not \(target.host)") }
+            // A hub has relay connections of that name; elsewhere there is none, and the stream is refused.
+            guard target.host == name else { return .forward(to: target.host) }
             switch target.place {
             case .trainer(let run, let member):
                 guard let address = runs.address(of: member, in: run) else {
@@ -62,7 +65,7 @@ final class RelayService: Sendable {
             do {
                 seen.members[index].address = try loop.listen(
                     for: target,
-                    through: hub ?? relayOverCoordinator
+                    through: via(hub, to: member.host, from: host)
                 )
             } catch {
                 // The trainers report that they can't meet, and the coordinator tries again.
@@ -72,8 +75,35 @@ final class RelayService: Sendable {
         return seen
     }
 
-    /// Ends the ports of a run that is over.
+    /// The relay connection that leads to a host: the hub's own are named after the hosts at their other ends.
+    private func via(_ hub: String?, to other: String, from host: String) -> String {
+        guard let hub else { return relayOverCoordinator }
+        return hub == host ? other : hub
+    }
+
+    /// Makes a way to a hub, in place of one that was there; blocks until it stands.
+    ///
+    /// - Throws: ``AgentError`` with ssh's words.
+    func open(_ access: HubAccess, for run: RunID, folder: String, as host: String) throws {
+        let dialer = HubDialer(access, folder: folder + "/hub-" + access.hub)
+        let old = book.state.withLock { state in
+            state.name = host
+            defer { state.hubs[run, default: [:]][access.hub] = dialer }
+            return state.hubs[run]?[access.hub]
+        }
+        old?.close()
+        do {
+            try dialer.open { [loop, hub = access.hub] in loop.add($0, as: hub, role: .first) }
+        } catch {
+            _ = book.state.withLock { $0.hubs[run]?.removeValue(forKey: access.hub) }
+            throw error
+        }
+    }
+
+    /// Ends the ports and ways of a run that is over.
     func forget(_ run: RunID) {
+        let hubs = book.state.withLock { $0.hubs.removeValue(forKey: run) ?? [:] }
+        for dialer in hubs.values { dialer.close() }
         loop.stopListening { target in
             if case .trainer(run, _) = target.place { true } else { false }
         }
@@ -83,11 +113,13 @@ final class RelayService: Sendable {
     func measure(with listener: ProbeListener) { book.state.withLock { $0.probe = listener } }
 
     /// Tries places, directly or through a relay.
-    func probe(_ targets: [ProbeTarget]) -> [ProbeResult] {
+    func probe(_ targets: [ProbeTarget], from host: String) -> [ProbeResult] {
         let dialled = targets.map { target -> (target: ProbeTarget, address: String?) in
             if let address = target.address { return (target, address) }
             let place = RelayTarget(host: target.host, place: .probe)
-            return (target, try? loop.listen(for: place, through: target.hub ?? relayOverCoordinator))
+            return (
+                target, try? loop.listen(for: place, through: via(target.hub, to: target.host, from: host))
+            )
         }
         defer { loop.stopListening { $0.place == .probe } }
         return Prober.run(dialled)

@@ -134,7 +134,10 @@ struct AgentConnection: Sendable {
             try reply(.done)
         case .shutdown(let wipe, let stops, let force):
             try shutDown(wipe: wipe, stops: stops ?? false, force: force ?? false)
-        case .tryRoutes(let targets): try reply(.triedRoutes(agent.relay.probe(targets)))
+        case .openHub(let run, let access):
+            try agent.relay.open(access, for: run, folder: agent.directory.run(run), as: name)
+            try reply(.done)
+        case .tryRoutes(let targets): try reply(.triedRoutes(agent.relay.probe(targets, from: name)))
         case .events, .relay, .routeListen: preconditionFailure("handled by the caller")
         }
     }

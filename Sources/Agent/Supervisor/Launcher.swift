@@ -87,7 +87,11 @@ enum Launcher {
 enum Bridge {
     static func run(directory: AgentDirectory) throws {
         guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
-        let socket = try UnixSocket.connect("agent.sock")
+        try join(UnixSocket.connect("agent.sock"))
+    }
+
+    /// Says the sentinel and carries bytes both ways until the socket ends.
+    static func join(_ socket: Int32) throws {
         try Array(bridgeSentinel.utf8).withUnsafeBytes {
             try Files.writeAll($0, to: 1, path: "standard output")
         }

@@ -384,6 +384,23 @@ final class HostSession: Sendable {
         return try openClient(host)
     }
 
+    /// Runs a command on the host beside all else; any thread.
+    ///
+    /// - Throws: ``LostConnection`` while the host is not connected; `RemoteError`.
+    func command(_ text: String, input: [UInt8] = []) throws -> CommandResult {
+        guard let host = state.withLock({ $0.host }) else {
+            throw LostConnection(host: name, cause: .truncated)
+        }
+        return try host.run(text, input: input, timeout: .seconds(20))
+    }
+
+    /// The command that joins a peer's relayed streams to the agent here, as the host's shell sees it.
+    func relayCommand(peer: String) -> String {
+        let program = state.withLock { $0.program }
+        return "\(shell(program)) relay --directory \(shell(remoteRoot)) --cluster \(workspace.clusterID) "
+            + "--peer \(ShellQuoting.quote(peer)) --host \(ShellQuoting.quote(name))"
+    }
+
     private func followEvents(_ host: any Host, beside control: AgentClient) throws {
         let client = try openClient(host)
         try client.channel.send(AgentRequest.events(after: cursors()))

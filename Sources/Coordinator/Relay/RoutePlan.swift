@@ -40,6 +40,23 @@ enum RoutePlan {
         }
     }
 
+    /// Sends pairs that would go over this machine over a host instead that both reach by SSH.
+    ///
+    /// - Parameter reach: for each host that might be the hub, in order of preference, the others that log in there.
+    static func overHubs(_ found: [FoundRoute], _ reach: [(hub: String, from: Set<String>)]) -> [FoundRoute] {
+        found.map { found in
+            let route = found.route
+            let hub = reach.first { hub, from in
+                [route.first, route.second].allSatisfy { $0 == hub || from.contains($0) }
+            }
+            guard route.needsCoordinator, let hub else { return found }
+            return FoundRoute(
+                PeerRoute(route.first, route.second, .relay(hub: hub.hub)),
+                reason: found.reason
+            )
+        }
+    }
+
     private static func pair(_ one: String, _ other: String, _ matrix: ReachMatrix) -> FoundRoute {
         let there = matrix.reaches(one, other)
         let back = matrix.reaches(other, one)

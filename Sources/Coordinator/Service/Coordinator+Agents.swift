@@ -69,7 +69,7 @@ extension Coordinator {
         { [store, mailbox] link, unsaved in
             for digest in unsaved {
                 do {
-                    _ = try ChunkTransfer.pull(digest, from: link, into: store)
+                    try ChunkTransfer.pull(digest, from: link, into: store)
                 } catch let error as any ExplainedError {
                     throw CoordinatorError(
                         "\(name): checkpoint \(digest.short) is only there and can't be brought home "

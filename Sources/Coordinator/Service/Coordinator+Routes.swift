@@ -1,5 +1,7 @@
 internal import Basics
+internal import ClusterFile
 internal import Logging
+internal import Remote
 internal import Wire
 
 // Between hosts: how they reach each other, and the relay connections for those that can't.
@@ -26,9 +28,18 @@ extension Coordinator {
         var places: [String: RouteSurvey.Place] = [:]
         for name in names {
             guard let session = hosts[name]?.session else { continue }
-            places[name] = RouteSurvey.Place(session: session, address: addresses[name] ?? "127.0.0.1")
+            places[name] = RouteSurvey.Place(
+                session: session,
+                address: addresses[name] ?? "127.0.0.1",
+                hub: login(of: name)
+            )
         }
-        let survey = RouteSurvey(places: places, new: new, hub: hub)
+        let survey = RouteSurvey(
+            places: places,
+            new: new,
+            hub: hub,
+            keys: HubKeys(run: active.id, attempt: active.attempt, cluster: workspace.clusterID)
+        )
         away("routes", { survey.run() }) { [id = active.id, attempt = active.attempt] coordinator, result in
             guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else { return }
             coordinator.found((try? result.get()) ?? [], new: new)
@@ -47,6 +58,24 @@ extension Coordinator {
         for host in relayedHosts.subtracting(standing) { feed(.relay(host: host, isUp: false)) }
         feed(.routed(routes.map(\.route)))
         keepRelays()
+    }
+
+    /// Where other hosts log in on this one: as we do, if that is by a number, else at the address by which it knows itself.
+    private func login(of name: String) -> RouteSurvey.Hub? {
+        guard let entry = hosts[name], !entry.spec.isLocal, let route = entry.session.route,
+            let keys = try? HostKeys.list(workspace.knownHosts)
+        else { return nil }
+        let endpoint = workspace.endpoint(entry.spec)
+        let isNumber = entry.spec.address.utf8.allSatisfy {
+            $0 == UInt8(ascii: ".") || (0x30...0x39).contains($0)
+        }
+        let known = keys.keys(for: SSHHost.knownHostsName(endpoint))
+        guard !known.isEmpty else { return nil }
+        return RouteSurvey.Hub(
+            address: isNumber ? entry.spec.address : route.host,
+            port: endpoint.port ?? 22,
+            hostKeys: known
+        )
     }
 
     /// Hosts of the run that reach another one only over this machine.
@@ -77,6 +106,23 @@ extension Coordinator {
     /// Ends the relay connections of a run that is over.
     func endRelays() {
         hub?.hosts.forEach { hub?.remove($0) }
+        let hubs = Set(
+            routes.compactMap { found -> String? in
+                if case .relay(let hub) = found.route.way { hub } else { nil }
+            }
+        )
+        if let active {
+            let keys = HubKeys(run: active.id, attempt: active.attempt, cluster: workspace.clusterID)
+            for hub in hubs {
+                guard let session = hosts[hub]?.session else { continue }
+                away("hub-\(hub)", { try keys.dismiss(from: session) }) { coordinator, result in
+                    guard case .failure(let error) = result else { return }
+                    let why =
+                        "the run's keys are still in authorized_keys: \(coordinator.explained(error).message)"
+                    coordinator.log("route", why, run: keys.run, host: hub)
+                }
+            }
+        }
         routes = []
     }
 
