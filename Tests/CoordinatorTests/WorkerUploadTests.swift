@@ -127,6 +127,15 @@ private final class CutHost: Remote.Host {
         try inner.openStream(command, onEnd: onEnd)
     }
 
+    func openStreams(
+        _ command: String,
+        count: Int,
+        connections: Int,
+        onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
+    ) throws -> [Int32] {
+        try inner.openStreams(command, count: count, connections: connections, onEnd: onEnd)
+    }
+
     func upload(
         _ path: String,
         to remotePath: String,

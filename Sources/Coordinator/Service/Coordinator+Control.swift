@@ -280,7 +280,8 @@ extension Coordinator {
 
     private func finishDown(_ peer: ControlPeer, failure: (any ExplainedError)?) {
         try? Files.remove(workspace.socketPath)
-        peer.finish(failure) { exit(0) }
+        // Not exit: its cleaning up would meet SSH threads that are still at work.
+        peer.finish(failure) { _exit(0) }
     }
 
     func detail(_ entry: HostEntry) -> String {

@@ -69,7 +69,8 @@ extension Coordinator {
         let isNumber = entry.spec.address.utf8.allSatisfy {
             $0 == UInt8(ascii: ".") || (0x30...0x39).contains($0)
         }
-        let known = keys.keys(for: SSHHost.knownHostsName(endpoint))
+        guard let knownAs = try? SSHHost.knownHostsName(endpoint) else { return nil }
+        let known = keys.keys(for: knownAs)
         guard !known.isEmpty else { return nil }
         return RouteSurvey.Hub(
             address: isNumber ? entry.spec.address : route.host,
