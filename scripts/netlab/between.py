@@ -187,7 +187,9 @@ def relay_over_a_hub():
         # Nobody needs this machine while the links stand.
         os.kill(lab.coordinator(), signal.SIGKILL)
         up.communicate(timeout=30)
-        wait_for("the trainers finish alone", lambda: not lab.trainers(), 120)
+        wait_for(
+            "the trainers finish alone",
+            lambda: not any(b"\0train\0" in line for host in (a, b, hub) for line in host.processes().values()), 120)
         lab.coord("up", "-y")
         ended = lab.run()
         check(ended["run"] != last and ended["state"] == "finished", f"{ended['run']} is {ended['state']}: {ended['message']}")

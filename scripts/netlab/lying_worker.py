@@ -2,7 +2,8 @@
 """Stands in a host's folder in place of coord-worker: as the real one, but its bridge lies about checkpoints.
 
 What it does is the first word of the file `lie` beside it: `parent` and `absolute` rename a file of each checkpoint's manifest,
-`size` says that it is larger than can be, `bytes` changes a byte of each chunk, `cut` ends three transfers in their middle.
+`size` says that it is larger than can be, `bytes` changes a byte of each batch of chunks, `cut` ends three transfers in their
+middle.
 """
 
 import hashlib
@@ -15,8 +16,7 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 REAL = os.path.join(HERE, "real-worker")
 SENTINEL = b"COORD-BRIDGE-1\n"
-expected = []  # what the answers on this connection are about, in order
-lock = threading.Lock()
+asked = None  # what the bytes that come next are about: the bytes of a lying manifest, "chunks", or nothing of interest
 
 
 def read(stream, count):
@@ -41,6 +41,13 @@ def send(stream, kind, payload):
     stream.flush()
 
 
+def stored(data):
+    """A zstd frame that holds the data as it is: a header with the size, then raw blocks."""
+    parts = [data[i:i + (128 << 10)] for i in range(0, len(data), 128 << 10)] or [b""]
+    blocks = (((len(part) << 3) | (part is parts[-1])).to_bytes(3, "little") + part for part in parts)
+    return b"\x28\xb5\x2f\xfd\xa0" + len(data).to_bytes(4, "little") + b"".join(blocks)
+
+
 def lie_about(root, digest, lie):
     """A manifest made of a real one; its digest. Kept beside the worker, for the connections that come later."""
     places = (os.path.join(folder, digest) for folder, _, names in os.walk(f"{root}/store/manifests") if digest in names)
@@ -61,20 +68,17 @@ def lie_about(root, digest, lie):
 
 
 def from_coordinator(source, target):
+    global asked
     for kind, payload in frames(source):
         if kind == 1:
             message = json.loads(payload)
+            asked = "chunks" if "getChunks" in message else None
             if "getManifest" in message:
                 name = message["getManifest"]["_0"]
                 file = os.path.join(HERE, f"lie-{name}")
                 if os.path.exists(file):
-                    real, _, lying = open(file, "rb").read().partition(b"\n")
-                    with lock:
-                        expected.append(lying)
+                    real, _, asked = open(file, "rb").read().partition(b"\n")
                     payload = json.dumps({"getManifest": {"_0": real.decode()}}).encode()
-            elif "getChunk" in message:
-                with lock:
-                    expected.append(b"chunk")
         send(target, kind, payload)
     os._exit(0)
 
@@ -96,12 +100,10 @@ def main():
             if "checkpoint" in report:
                 report["checkpoint"]["manifest"] = lie_about(root, report["checkpoint"]["manifest"], lie)
                 payload = json.dumps(message).encode()
-        elif kind == 2:
-            with lock:
-                about = expected.pop(0) if expected else b""
-            if about == b"chunk" and lie == "bytes":
+        elif kind == 2 and payload:
+            if asked == "chunks" and lie == "bytes":
                 payload = payload[:-1] + bytes([payload[-1] ^ 1])
-            elif about == b"chunk" and lie == "cut":
+            elif asked == "chunks" and lie == "cut":
                 count = os.path.join(HERE, "cuts")
                 cuts = int(open(count).read()) if os.path.exists(count) else 0
                 if cuts < 3:
@@ -109,8 +111,8 @@ def main():
                     out.write((len(payload) + 1).to_bytes(4, "little") + b"\x02" + payload[:len(payload) // 2])
                     out.flush()
                     os._exit(0)
-            elif about and about != b"chunk":
-                payload = about
+            elif asked and asked != "chunks":
+                payload = stored(asked)
         send(out, kind, payload)
 
 

@@ -110,6 +110,8 @@ def bad_key_does_not_hang():
         other = lab.folder / "other_key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(lab.folder / "locked")], check=True)
+        # A key that the host would take, if only it could be read.
+        hosts[3].run(f"cat >> ~/.ssh/authorized_keys <<'EOF'\n{(lab.folder / 'locked.pub').read_text()}EOF")
         lines = [lab.entry(host) for host in hosts]
         lines[0] = lines[0].replace(str(lab.key), str(other))
         lines[1] = lines[1].replace("user: coord-lab", "user: nobody-here")

@@ -16,9 +16,9 @@ from netlab import BUILD, ROOT, NetLab, check
 
 # What each must be told apart as: where on the way (the phase that the host's line names), and words of its message.
 HOSTILE = {
-    "wrong_banner": ("connect", "phase handshake"),
+    "wrong_banner": ("connect", "no SSH server: it says HTTP/1.1 400"),
     "no_banner": ("connect", "phase handshake"),
-    "endless_banner": ("connect", "phase handshake"),
+    "endless_banner": ("connect", "no SSH server: it says welcome"),
     "endless_banner_line": ("connect", "no SSH server"),
     "binary_banner": ("connect", "no SSH server"),
     "closes_at_connect": ("connect", "onnection reset by peer"),
@@ -47,8 +47,8 @@ HOSTILE = {
     "exits_before_output": ("trust", "phase command"),
     "garbage_for_uname": ("probe", "not a Linux machine"),
     "escapes_for_uname": ("probe", "not a Linux machine"),
-    "worker_arrives_changed": ("push", "it arrived as 0000"),
-    "worker_is_not_taken": ("push", "broke"),
+    "worker_arrives_changed": ("push", "cannot say what arrived"),
+    "worker_is_not_taken": ("push", "cannot say what arrived"),
     "no_sentinel": ("link", "no answer in time"),
     "noise_before_sentinel": ("link", "what came is no message"),
     "lying_length": ("link", "length 4294967295"),

@@ -96,8 +96,9 @@ struct WorkerUpload {
             """
         )
         let words = result.text.split(whereSeparator: \.isWhitespace)
-        guard result.exit.isSuccess, words.count >= 2, let size = Int(words[0]) else {
-            throw failure(result.errorText)
+        guard result.exit.isSuccess else { throw failure(result.errorText) }
+        guard words.count >= 2, let size = Int(words[0]) else {
+            throw failure("its shell cannot say what arrived (\(ForeignText.line(result.text, limit: 60)))")
         }
         if size <= bytes.count, Digest(hex: words[1]) == Digest(of: Array(bytes[..<size])) { return size }
         let emptied = try host.run(": > \(part)")
