@@ -61,10 +61,6 @@ public enum AgentRequest: Codable, Sendable {
     case predict(count: Int)
     /// Do two steps of a run alone, all lanes of it; the reply is ``AgentReply/preflight(_:)``.
     case preflight(TrainerStart)
-    /// Listen for one caller who knows the token; the reply is ``AgentReply/listening(_:)``.
-    case probeListen(bind: String, token: WireSecret)
-    /// Dial such a listener; the reply is ``AgentReply/measured(_:)``.
-    case probeDial(address: String, token: WireSecret)
     /// From now on these terms hold.
     case terms(AgentTerms)
     /// These checkpoints are safe with the coordinator, or nobody needs them.
@@ -111,10 +107,6 @@ public enum AgentReply: Codable, Sendable {
     case status(AgentStatus)
     /// To `preflight`.
     case preflight(PreflightReport)
-    /// To `probeListen`: where.
-    case listening(String)
-    /// To `probeDial`.
-    case measured(LinkMeasure)
     /// To `routeListen`: where, and what is said there first.
     case routeListening(address: String, token: [UInt8])
     /// To `tryRoutes`, in the order of the targets.

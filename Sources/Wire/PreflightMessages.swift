@@ -25,28 +25,3 @@ public struct PreflightReport: Codable, Sendable, Hashable {
     /// All fields.
     public init(steps: [Step]) { self.steps = steps }
 }
-
-/// How one host found the way to another.
-public struct LinkMeasure: Codable, Sendable, Hashable {
-    /// The smallest of several round trips of one byte, nil when the other could not be reached; unit: seconds.
-    public var roundTrip: Double?
-    /// To the other; unit: bytes a second.
-    public var bytesPerSecondOut: Double?
-    /// From the other; unit: bytes a second.
-    public var bytesPerSecondIn: Double?
-    /// Why it could not be measured.
-    public var problem: String?
-
-    /// All fields.
-    public init(
-        roundTrip: Double? = nil,
-        bytesPerSecondOut: Double? = nil,
-        bytesPerSecondIn: Double? = nil,
-        problem: String? = nil
-    ) {
-        self.roundTrip = roundTrip
-        self.bytesPerSecondOut = bytesPerSecondOut
-        self.bytesPerSecondIn = bytesPerSecondIn
-        self.problem = problem
-    }
-}

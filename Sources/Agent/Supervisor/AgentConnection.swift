@@ -122,10 +122,6 @@ struct AgentConnection: Sendable {
             let values = try payload()
             try reply(.serve(agent.serve.ask(.predict(count: count), bytes: values)))
         case .preflight(let start): try reply(.preflight(try agent.runs.preflight(start)))
-        case .probeListen(let bind, let token):
-            try reply(.listening(try LinkProbe.listen(bind: bind, token: token.bytes)))
-        case .probeDial(let address, let token):
-            try reply(.measured(LinkProbe.dial(address, token: token.bytes)))
         case .terms(let terms):
             try agent.keeper.agree(terms)
             try reply(.done)

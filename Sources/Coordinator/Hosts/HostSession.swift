@@ -219,7 +219,11 @@ final class HostSession: Sendable {
                 }
                 let host = connect(enter)
                 state.withLock { $0.host = host }
-                if let facts = try probe(host, enter) { try install(facts, on: host, enter) }
+                if let facts = try probe(host, enter) {
+                    try install(facts, on: host, enter)
+                } else {
+                    try checkEntry(host)
+                }
                 enter(.link, "")
                 let client = try openClient(host)
                 try client.call(.terms(spec.terms))
@@ -292,6 +296,19 @@ final class HostSession: Sendable {
         state.withLock { $0.facts = facts }
         post(name, .facts(facts))
         return facts
+    }
+
+    /// A restricted login starts the worker that came with its key: it must be one of ours of today.
+    private func checkEntry(_ host: any Host) throws {
+        let said = try host.run(RestrictedEntry.versionWord).text
+        let built = Workspace.triples.compactMap { try? workspace.worker($0).digest }
+        let wanted = (built + (workspace.runWorker.map { [$0] } ?? [])).map { "coord-worker-\($0.short)" }
+        guard !wanted.contains(where: { said == "\(RestrictedEntry.version) \($0)" }) else { return }
+        throw CoordinatorError(
+            "\(name): its restricted login starts another worker (\(ForeignText.line(said, limit: 60)))",
+            hint: "coord keys bootstrap --restrict \(name) brings the one that is built here",
+            exitCode: .protocolVersion
+        )
     }
 
     /// Sees to it that the worker of the machine's kind is there and its agent runs.

@@ -8,8 +8,8 @@ public enum PreflightEvent: Codable, Sendable {
     case host(String, gradients: [Digest], samplesPerSecond: Double)
     /// The two steps could not be tried on a host.
     case failure(String, message: String)
-    /// The way from one host to another.
-    case link(from: String, to: String, LinkMeasure)
+    /// The way from a host to another.
+    case link(from: String, ProbeResult)
 }
 
 // Before a long run: do the hosts compute the same, how fast, and who reaches whom.
@@ -113,48 +113,49 @@ extension Coordinator {
         }
         preflight?.waiting.remove(host)
         guard let preflight, preflight.waiting.isEmpty else { return }
-        let pairs = preflight.hosts.flatMap { from in
-            preflight.hosts.filter { $0 != from }.map { (from: from, to: $0) }
+        let places = preflight.hosts.compactMap { name in
+            hosts[name].map { (session: $0.session, bind: peerAddresses()[name] ?? "127.0.0.1") }
         }
-        measure(pairs[...], peer)
+        away("preflight", { Self.measureWays(between: places, peer) }) { coordinator, _ in
+            coordinator.conclude(peer)
+        }
     }
 
-    /// One pair after the other, so that none takes the wire from another.
-    private func measure(_ pairs: ArraySlice<(from: String, to: String)>, _ peer: ControlPeer) {
-        guard let pair = pairs.first else { return conclude(peer) }
-        let token = WireSecret(Sealing.randomBytes(32))
-        let bind = peerAddresses()[pair.to] ?? "127.0.0.1"
-        let next: @Sendable (LinkMeasure) -> Void = { [mailbox] measure in
-            mailbox.put(
-                .resume { coordinator in
-                    peer.send(.preflight(.link(from: pair.from, to: pair.to, measure)))
-                    coordinator.measure(pairs.dropFirst(), peer)
+    /// Lets each host in turn try all others, and tells what it found; blocks.
+    private static func measureWays(
+        between places: [(session: HostSession, bind: String)],
+        _ peer: ControlPeer
+    ) {
+        var asked: [(client: AgentClient, target: ProbeTarget)] = []
+        defer { for place in asked { place.client.channel.close() } }
+        for (session, bind) in places {
+            // The listener lives as long as the connection.
+            guard let client = try? session.openClient(),
+                case .routeListening(let address, let token)? = try? client.call(.routeListen(bind: bind))
+            else {
+                for (other, _) in places where other !== session {
+                    let problem = "its agent does not listen on \(bind)"
+                    let result = ProbeResult(host: session.name, problem: problem)
+                    peer.send(.preflight(.link(from: other.name, result)))
                 }
-            )
+                continue
+            }
+            asked.append((client, ProbeTarget(host: session.name, address: address, token: token)))
         }
-        let failed: @Sendable (any ExplainedError) -> Void = { next(LinkMeasure(problem: $0.message)) }
-        let caller = hosts[pair.from]?.session
-        guard let listener = hosts[pair.to]?.session, let caller else {
-            return next(LinkMeasure(problem: "the host is gone"))
+        for (client, target) in asked {
+            let others = asked.map(\.target).filter { $0.host != target.host }
+            guard !others.isEmpty else { continue }
+            let results: [ProbeResult]
+            do {
+                guard case .triedRoutes(let tried) = try client.call(.tryRoutes(others)) else { continue }
+                // Whatever a host says, it speaks of those it was asked about.
+                results = zip(others, tried).filter { $0.host == $1.host }.map(\.1)
+            } catch {
+                let why = (error as? any ExplainedError)?.message ?? "\(error)"
+                results = others.map { ProbeResult(host: $0.host, problem: why) }
+            }
+            for result in results { peer.send(.preflight(.link(from: target.host, result))) }
         }
-        listener.perform(
-            { client in
-                guard case .listening(let address) = try client.call(.probeListen(bind: bind, token: token))
-                else { throw CoordinatorError("\(pair.to): no place to listen", exitCode: .bug) }
-                caller.perform(
-                    { client in
-                        guard
-                            case .measured(let measure) = try client.call(
-                                .probeDial(address: address, token: token)
-                            )
-                        else { throw CoordinatorError("\(pair.from): no measure", exitCode: .bug) }
-                        next(measure)
-                    },
-                    failed: failed
-                )
-            },
-            failed: failed
-        )
     }
 
     private func conclude(_ peer: ControlPeer) {

@@ -144,6 +144,9 @@ public final class Workspace: Sendable {
         )
     }
 
+    /// The kinds of machines that a worker can be built for.
+    static let triples = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"]
+
     private static var ownTriple: String {
         #if arch(x86_64)
         "x86_64-unknown-linux-gnu"

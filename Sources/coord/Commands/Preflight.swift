@@ -10,8 +10,9 @@ struct Preflight: CoordCommand {
             Example: coord preflight
 
             Each host computes the first two steps of the run alone, with the run's data and all of its lanes: the sums of
-            the gradients must have the same bits everywhere. Then each host dials each other one. Ends with 1 when a
-            host can't do the steps or computes something else.
+            the gradients must have the same bits everywhere. Then each host dials each other one; SPEED is what TO sends
+            to FROM. Hosts that cannot dial each other train over a relay. Ends with 1 when a host can't do the steps or
+            computes something else.
             """
     )
     @OptionGroup var common: CommonOptions
@@ -29,14 +30,13 @@ struct Preflight: CoordCommand {
         var from: String
         var to: String
         var roundTrip: Double?
-        var bytesPerSecondOut: Double?
-        var bytesPerSecondIn: Double?
+        var bytesPerSecond: Double?
         var problem: String?
     }
 
     func perform(_ console: Console) throws {
         let client = try common.connected(console)
-        var rows = [["FROM", "TO", "ROUND TRIP", "OUT", "IN", ""]]
+        var rows = [["FROM", "TO", "ROUND TRIP", "SPEED", ""]]
         var hosts = [["HOST", "SAMPLES/S", "GRADIENTS"]]
         let result = try client.ask(.preflight) { event in
             guard case .preflight(let finding) = event else { return }
@@ -48,19 +48,18 @@ struct Preflight: CoordCommand {
             case .failure(let name, let message):
                 console.json(ifAsked: HostLine(host: name, gradients: [], problem: message))
                 hosts.append([name, "-", message])
-            case .link(let from, let to, let measure):
+            case .link(let from, let found):
                 console.json(
                     ifAsked: LinkLine(
                         from: from,
-                        to: to,
-                        roundTrip: measure.roundTrip,
-                        bytesPerSecondOut: measure.bytesPerSecondOut,
-                        bytesPerSecondIn: measure.bytesPerSecondIn,
-                        problem: measure.problem
+                        to: found.host,
+                        roundTrip: found.problem == nil ? found.roundTrip : nil,
+                        bytesPerSecond: found.problem == nil ? found.bytesPerSecond : nil,
+                        problem: found.problem
                     )
                 )
-                rows.append(Self.row(from, to, measure))
-                console.progress("  \(from) → \(to)")
+                rows.append(Self.row(from, found))
+                console.progress("  \(from) → \(found.host)")
             }
         }
         if !console.isJSON {
@@ -71,12 +70,13 @@ struct Preflight: CoordCommand {
         try Outcome.check(result)
     }
 
-    private static func row(_ from: String, _ to: String, _ measure: LinkMeasure) -> [String] {
-        func speed(_ value: Double?) -> String { value.map { "\(($0 / 1e6).digits(0)) MB/s" } ?? "-" }
+    private static func row(_ from: String, _ found: ProbeResult) -> [String] {
+        if let problem = found.problem {
+            return [from, found.host, "-", "-", "cannot be dialled: \(problem)"]
+        }
         return [
-            from, to, measure.roundTrip.map { "\(($0 * 1000).digits(2)) ms" } ?? "-",
-            speed(measure.bytesPerSecondOut), speed(measure.bytesPerSecondIn),
-            measure.problem.map { "cannot be reached: \($0)" } ?? "",
+            from, found.host, "\((found.roundTrip * 1000).digits(2)) ms",
+            "\((found.bytesPerSecond / 1e6).digits(0)) MB/s", "",
         ]
     }
 }
