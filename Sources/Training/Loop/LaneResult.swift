@@ -1,0 +1,14 @@
+/// What one lane, or one block of an evaluation, gave.
+struct LaneResult {
+    var loss = 0.0
+    var correct = 0
+    var count = 0
+    /// A sample whose label is out of range.
+    var badSample: Int?
+
+    mutating func add(_ other: LaneResult) {
+        loss += other.loss
+        correct += other.correct
+        count += other.count
+    }
+}
