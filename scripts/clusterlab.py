@@ -42,6 +42,14 @@ def wait_for(what, condition, seconds=60.0):
     raise Failure(f"not within {seconds} s: {what}")
 
 
+def command_line(pid):
+    """The command line of a process, its words ended by NUL; empty when it has ended meanwhile."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def is_alive(pid):
     """True while a process runs (a zombie does not)."""
     try:
@@ -232,13 +240,12 @@ class Lab:
 
     def trainers(self):
         """Pids of the trainers."""
-        return [pid for pid in self.processes()
-                if b"\0train\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in self.processes() if b"\0train\0" in command_line(pid)]
 
     def agent(self, host):
         """The pid of a host's agent."""
         for pid in self.processes():
-            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            command = command_line(pid)
             if b"\0agent\0" in command and f"{self.folder}/{host}/".encode() in command:
                 return pid
         return None
@@ -246,6 +253,6 @@ class Lab:
     def coordinator(self):
         """The coordinator's pid."""
         for pid in self.processes():
-            if b"\0coordinator\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"\0coordinator\0" in command_line(pid):
                 return pid
         return None
