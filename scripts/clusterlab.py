@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -57,6 +58,31 @@ def is_alive(pid):
     except OSError:
         return False
     return text.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+class Throttle:
+    """While it lasts, a process runs for half of the time: 5 ms on, 5 ms off."""
+
+    def __init__(self, pid):
+        self.pid, self.over = pid, threading.Event()
+        self.thread = threading.Thread(target=self._work)
+
+    def _work(self):
+        try:
+            while not self.over.is_set():
+                os.kill(self.pid, signal.SIGSTOP)
+                self.over.wait(0.005)
+                os.kill(self.pid, signal.SIGCONT)
+                self.over.wait(0.005)
+        except ProcessLookupError:
+            pass  # it has ended
+
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, kind, value, trace):
+        self.over.set()
+        self.thread.join()
 
 
 class Sshd:
@@ -237,6 +263,16 @@ class Lab:
     def run(self):
         """The latest run."""
         return self.json("run", "show", "latest")[0]
+
+    def events(self, kind):
+        """The messages of one kind of the latest run's events, oldest first."""
+        return [event["message"] for event in self.json("events", "--run", "latest") if event["kind"] == kind]
+
+    def upheavals(self):
+        """Generations of the latest run, without those that only moved lanes by measured speed (a busy machine may ask
+        for one at any time)."""
+        generations = [text for text in self.events("membership") if text.startswith("generation ")]
+        return sum("lanes follow the measured speed" not in text for text in generations)
 
     def trainers(self):
         """Pids of the trainers."""

@@ -207,6 +207,8 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case epoch(EpochMetric)
     /// How many steps this member has worked in.
     case worked(steps: Int, lanes: LaneSet)
+    /// How fast this member computes lanes.
+    case pace(generation: Int, LanePace)
     /// A checkpoint lies verified in the host's store.
     case checkpoint(manifest: Digest, weights: Digest, size: Int64, metric: EpochMetric)
     /// The state before the next operation lies in the host's store, for those who joined in that generation.

@@ -35,6 +35,37 @@ import Testing
         #expect(next[0].bits | next[1].bits == 0xFF)
     }
 
+    @Test func everyNumberOfLanesTakesTheFewestSubtrees() {
+        var generator = SystemRandomNumberGenerator()
+        for _ in 0..<200 {
+            var counts = [Int](repeating: 0, count: Int.random(in: 1...9, using: &generator))
+            for _ in 0..<32 { counts[Int.random(in: counts.indices, using: &generator)] += 1 }
+            let sets = LanePlanner.place(counts: counts, laneCount: 32)
+            #expect(sets.map(\.count) == counts)
+            #expect(sets.reduce(0) { $0 | $1.bits } == 0xFFFF_FFFF)
+            #expect(sets.map { $0.subtrees(laneCount: 32).count } == counts.map(\.nonzeroBitCount))
+        }
+    }
+
+    @Test func lanesFollowTheMeasuredPace() {
+        let fast = LanePace(threads: 1, lanes: 8, seconds: 0.8)
+        let slow = LanePace(threads: 1, lanes: 8, seconds: 1.6)
+        #expect(LanePlanner.counts(laneCount: 16, paces: [fast, slow]) == [11, 5])
+        // A host with four threads computes four lanes in the time of one.
+        let wide = LanePace(threads: 4, lanes: 4, seconds: 0.1)
+        #expect(wide.seconds(5) == 0.2)
+        // The numbers whose slowest member is done first, found by trying all.
+        for pair in [(fast, slow), (wide, fast), (slow, wide)] {
+            let best = (1..<64).map { max(pair.0.seconds($0), pair.1.seconds(64 - $0)) }.min() ?? 0
+            let counts = LanePlanner.counts(laneCount: 64, paces: [pair.0, pair.1])
+            #expect(abs(max(pair.0.seconds(counts[0]), pair.1.seconds(counts[1])) - best) < 1e-12)
+        }
+        // However slow, a member keeps a lane: else nobody would learn that it has become fast again.
+        let stuck = LanePace(threads: 1, lanes: 1, seconds: 100)
+        #expect(LanePlanner.counts(laneCount: 4, paces: [fast, stuck]) == [3, 1])
+        #expect(LanePlanner.counts(laneCount: 2, paces: [fast, fast, fast]) == [1, 1, 0])
+    }
+
     @Test func automaticLanesFollowFromTheBatchAlone() {
         #expect(LanePlanner.automaticLaneCount(batch: 64) == 2)
         #expect(LanePlanner.automaticLaneCount(batch: 512) == 16)

@@ -55,6 +55,74 @@ import Wire
         #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFF)
     }
 
+    /// What two members report a few times a second, one of them slower by `factor`.
+    private func report(
+        _ machine: inout RunMachine,
+        slower factor: Double,
+        from first: Int,
+        times: Int
+    ) -> [RunMachine.Action] {
+        var actions: [RunMachine.Action] = []
+        for time in first..<(first + times) {
+            for member in 0..<2 {
+                let lanes = machine.members[member]?.lanes.count ?? 0
+                let seconds = 0.01 * Double(lanes) * (member == 1 ? factor : 1)
+                let pace = LanePace(threads: 1, lanes: lanes, seconds: seconds)
+                actions += machine.handle(
+                    .pace(member: member, generation: machine.generation, pace),
+                    now: start + .milliseconds(250 * time)
+                )
+            }
+        }
+        return actions
+    }
+
+    @Test func lanesFollowTheMeasuredSpeed() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        // One bad look is noise.
+        #expect(report(&machine, slower: 3, from: 0, times: 1).isEmpty)
+        #expect(report(&machine, slower: 1, from: 1, times: 20).isEmpty)
+        let actions = report(&machine, slower: 2, from: 21, times: 6)
+        let next = try plan(actions)
+        #expect(actions.count == 1)
+        #expect(next.members.map(\.lanes.count) == [11, 5])
+        #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFFFF)
+        // What is balanced stays as it is.
+        #expect(report(&machine, slower: 2, from: 27, times: 40).isEmpty)
+        // Later the slow one has become as fast as the other.
+        let back = try plan(report(&machine, slower: 1, from: 67, times: 6))
+        #expect(back.members.map(\.lanes.count) == [8, 8])
+    }
+
+    @Test func lanesDoNotFollowWhatChangesAllTheTime() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        var moves = 0
+        for turn in 0..<200 {
+            moves += report(&machine, slower: turn % 2 == 0 ? 2 : 1, from: turn * 5, times: 5).count
+        }
+        // 250 s: at most one move in each rest, and the rests double up to a minute.
+        #expect((2...10).contains(moves))
+    }
+
+    @Test func aPaceOfAnotherGenerationMovesNothing() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        for time in 0..<20 {
+            let pace = LanePace(threads: 1, lanes: 8, seconds: time % 2 == 0 ? 0.1 : 1)
+            let event = RunMachine.Event.pace(member: time % 2, generation: 7, pace)
+            #expect(machine.handle(event, now: start + .milliseconds(250 * time)).isEmpty)
+        }
+    }
+
+    @Test func orphanedLanesGoToTheFast() throws {
+        var machine = try running(["a", "b", "c"], lanes: 16)
+        for member in 0..<3 {
+            let pace = LanePace(threads: 1, lanes: 4, seconds: member == 0 ? 0.1 : 0.2)
+            _ = machine.handle(.pace(member: member, generation: 1, pace), now: start)
+        }
+        let next = try plan(machine.handle(.exited(member: 2, end: ProcessEnd(.signalled(9))), now: start))
+        #expect(next.members.map(\.lanes.count) == [11, 5])
+    }
+
     @Test func aHostThatComesGetsLanesOnceItListens() throws {
         var machine = try running(["a", "a"], lanes: 4)
         #expect(machine.handle(.joining(member: 2, host: "b"), now: start).isEmpty)

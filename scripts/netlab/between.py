@@ -17,11 +17,6 @@ def routes(lab):
     return {tuple(line["hosts"]): line for line in lab.json("status") if line["type"] == "route"}
 
 
-def said(lab, kind):
-    """The messages of one kind of event, oldest first."""
-    return [event["message"] for event in lab.json("events", "--run", "latest") if event["kind"] == kind]
-
-
 def alone(lab, run):
     """Weights of the same run on this machine alone."""
     file, lab.file = lab.file, lab.folder / "alone" / "cluster.yaml"
@@ -46,9 +41,9 @@ def relay_over_this_machine():
         lab.digits()
         out = lab.coord("up", "-y")
         run = lab.run()
-        check(run["state"] == "finished" and run["generations"] == 1, f"{run['state']}, {run['generations']} generations")
-        words = [message for message in said(lab, "route") if "over this machine" in message]
-        check(len(words) == 1 and "they pause while it is away" in words[0], f"events say {said(lab, 'route')}")
+        check(run["state"] == "finished" and lab.upheavals() == 1, f"{run['state']}, {run['generations']} generations")
+        words = [message for message in lab.events("route") if "over this machine" in message]
+        check(len(words) == 1 and "they pause while it is away" in words[0], f"events say {lab.events('route')}")
         check(words[0] in out.stdout + out.stderr, f"`coord up` does not say it:\n{out.stdout}{out.stderr}")
         check(run["weights_sha256"] == alone(lab, MLP), "other weights than on one machine")
         return f"{words[0]}; weights {run['weights_sha256'][:12]}"
@@ -84,7 +79,7 @@ def relayed_pair_waits_for_this_machine():
         lab.coord("up", "-y")
         ended = lab.run()
         check(ended["state"] == "finished", f"the run is {ended['state']}: {ended['message']}")
-        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(lab.upheavals() == 2, f"{ended['generations']} generations: {lab.events('membership')}")
         check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
         return f"killed at step {known} of {ended['step']}: the same two trainers end with {ended['weights_sha256'][:12]}"
 
@@ -106,7 +101,7 @@ def kill_across_a_relay_is_harmless():
         out, err = up.communicate(timeout=120)
         check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
         ended = lab.run()
-        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(lab.upheavals() == 2, f"{ended['generations']} generations: {lab.events('membership')}")
         check(ended["weights_sha256"] == alone(lab, run), "other weights after the kill")
         return f"{ended['generations']} generations, weights {ended['weights_sha256'][:12]}"
 
@@ -124,9 +119,9 @@ def only_one_side_can_dial():
                 lab.digits()
             lab.coord("up", "-y")
             run = lab.run()
-            check(run["state"] == "finished" and run["generations"] == 1, f"{run['state']}, {run['generations']} generations")
+            check(run["state"] == "finished" and lab.upheavals() == 1, f"{run['state']}, {run['generations']} generations")
             weights.add(run["weights_sha256"])
-            words = said(lab, "route")
+            words = lab.events("route")
             check(len(words) == 1 and "only a can dial" in words[0], f"events say {words}")
             seen.append(words[0])
         check(weights == {alone(lab, MLP)}, "other weights than on one machine")
@@ -153,7 +148,7 @@ def relay_connection_is_cut():
         out, err = up.communicate(timeout=180)
         check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
         ended = lab.run()
-        check(ended["generations"] == 2, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(lab.upheavals() == 2, f"{ended['generations']} generations: {lab.events('membership')}")
         check(len(ended["workers"]) == 2 and all(w["lanes"] for w in ended["workers"]), f"workers {ended['workers']}")
         check(ended["weights_sha256"] == alone(lab, run), "other weights after the cut")
         return f"{len(sessions)} connections of one host ended at once: {ended['generations']} generations, same weights"
@@ -193,11 +188,11 @@ def relay_over_a_hub():
         lab.coord("up", "-y")
         ended = lab.run()
         check(ended["run"] != last and ended["state"] == "finished", f"{ended['run']} is {ended['state']}: {ended['message']}")
-        check(ended["generations"] == 1, f"{ended['generations']} generations: {said(lab, 'membership')}")
+        check(lab.upheavals() == 1, f"{ended['generations']} generations: {lab.events('membership')}")
         wait_for("the keys go", lambda: hub.run("cat ~/.ssh/authorized_keys") == before)
         check(not a.run("find ~/.coord -name 'hub.key'"), "the key is still on a")
         check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
-        words = [message for message in said(lab, "route") if message.startswith("a and b")]
+        words = [message for message in lab.events("route") if message.startswith("a and b")]
         return f"{words[-1]}; finished while nobody coordinated: {ended['weights_sha256'][:12]}"
 
 

@@ -71,6 +71,9 @@ final class NetworkExchange: GradientExchange {
         }
     }
 
+    /// The number of the generation in force.
+    var generation: Int? { plan?.number }
+
     /// The next operation, as the others count.
     var nextOperation: UInt64? { group?.memberState.committed }
 

@@ -89,6 +89,7 @@ enum TrainerProgram {
             exchange: exchange,
             writer: writer,
             lastEpoch: spec.epochs,
+            threads: start.threads,
             report: report
         )
         let loop = try TrainingLoop(

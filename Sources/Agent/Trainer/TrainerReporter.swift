@@ -9,6 +9,8 @@ internal import Wire
 final class TrainerReporter: TrainingObserver {
     /// Steps kept by those who are not first; unit: steps.
     private static let kept = 1024
+    /// Steps that a pace is measured over, at least.
+    private static let paceSteps = 5
 
     private let exchange: NetworkExchange
     private let writer: CheckpointWriter
@@ -18,15 +20,21 @@ final class TrainerReporter: TrainingObserver {
     private var epochs: [EpochMetric] = []
     private var lastReport = ContinuousClock.now
     private var worked = 0
+    /// What the steps since the last word about the pace took, all with that number of lanes.
+    private var measured = (lanes: 0, steps: 0, seconds: 0.0)
+    private var lastPace = ContinuousClock.now
+    private let threads: Int
     private(set) var weights: Digest?
 
     init(
         exchange: NetworkExchange,
         writer: CheckpointWriter,
         lastEpoch: Int,
+        threads: Int,
         report: @escaping @Sendable (TrainerReport) -> Void
     ) {
         self.exchange = exchange
+        self.threads = threads
         self.writer = writer
         self.lastEpoch = lastEpoch
         self.report = report
@@ -34,6 +42,7 @@ final class TrainerReporter: TrainingObserver {
 
     func didFinishStep(_ step: StepReport) throws {
         if !step.computedLanes.isEmpty { worked += 1 }
+        measurePace(step)
         steps.append(
             StepMetric(
                 step: step.globalStep + 1,
@@ -50,6 +59,25 @@ final class TrainerReporter: TrainingObserver {
         } else if ContinuousClock.now - lastReport > .milliseconds(100) {
             flush()
         }
+    }
+
+    /// Tells how fast the lanes are computed: the mean since the last word, a few times a second.
+    ///
+    /// The mean and not the median: a processor that is taken away now and then makes a few steps long and leaves the others alone.
+    private func measurePace(_ step: StepReport) {
+        guard let seconds = step.secondsLanes, !step.computedLanes.isEmpty else { return }
+        if measured.lanes != step.computedLanes.count { measured = (step.computedLanes.count, 0, 0) }
+        measured.seconds += seconds
+        measured.steps += 1
+        guard measured.steps >= Self.paceSteps, ContinuousClock.now - lastPace > .milliseconds(250),
+            let generation = exchange.generation
+        else { return }
+        let mean = measured.seconds / Double(measured.steps)
+        report(
+            .pace(generation: generation, LanePace(threads: threads, lanes: measured.lanes, seconds: mean))
+        )
+        lastPace = .now
+        measured = (measured.lanes, 0, 0)
     }
 
     func didFinishEpoch(_ epoch: EpochReport) throws {

@@ -85,6 +85,25 @@ public struct LaneSet: Hashable, Sendable, Codable, CustomStringConvertible {
     }
 }
 
+/// How fast a worker computes lanes: in rounds, one lane a thread.
+public struct LanePace: Hashable, Sendable, Codable {
+    /// Lanes that it computes side by side.
+    public var threads: Int
+    /// Seconds that a round takes.
+    public var secondsPerRound: Double
+
+    /// - Parameter seconds: what `lanes` lanes took with `threads` threads.
+    public init(threads: Int, lanes: Int, seconds: Double) {
+        self.threads = max(1, threads)
+        secondsPerRound = seconds / Double(max(1, Self.rounds(lanes, self.threads)))
+    }
+
+    /// Seconds for a number of lanes.
+    public func seconds(_ lanes: Int) -> Double { Double(Self.rounds(lanes, threads)) * secondsPerRound }
+
+    private static func rounds(_ lanes: Int, _ threads: Int) -> Int { (lanes + threads - 1) / threads }
+}
+
 /// Who computes which lanes.
 ///
 /// Scheduling only: it never changes a bit of the result.
@@ -96,7 +115,7 @@ public enum LanePlanner {
         return lanes
     }
 
-    /// Cuts all lanes into one contiguous range a member, in proportion to `weights` (largest remainder).
+    /// Gives out all lanes in proportion to `weights` (largest remainder), as ``place(counts:laneCount:)`` does.
     ///
     /// - Parameters:
     ///   - laneCount: a power of two.
@@ -118,11 +137,43 @@ public enum LanePlanner {
             counts[richest] -= 1
             counts[index] = 1
         }
+        return place(counts: counts, laneCount: laneCount)
+    }
+
+    /// Lays numbers of lanes out in the fewest aligned subtrees: n lanes cross the network as popcount(n) values.
+    ///
+    /// Blocks of falling size, one after the other, are always aligned (buddy allocation).
+    /// - Precondition: the counts add up to `laneCount`, a power of two.
+    public static func place(counts: [Int], laneCount: Int) -> [LaneSet] {
+        precondition(counts.reduce(0, +) == laneCount, "\(counts) are not \(laneCount) lanes")
+        var sets = counts.map { _ in LaneSet() }
         var next = 0
-        return counts.map { count in
-            defer { next += count }
-            return LaneSet(next..<(next + count))
+        for size in stride(from: laneCount.trailingZeroBitCount, through: 0, by: -1).map({ 1 << $0 }) {
+            for index in counts.indices where counts[index] & size != 0 {
+                sets[index].bits |= LaneSet(next..<(next + size)).bits
+                next += size
+            }
         }
+        return sets
+    }
+
+    /// How many lanes each member should have so that the slowest is done as early as can be.
+    ///
+    /// Lane by lane to the member that is done with it first; ties go to the lower index. Each member gets at least one while there are enough, so that its speed stays known.
+    /// - Parameters:
+    ///   - laneCount: a power of two.
+    ///   - paces: one a member.
+    public static func counts(laneCount: Int, paces: [LanePace]) -> [Int] {
+        var counts = paces.indices.map { $0 < laneCount ? 1 : 0 }
+        for _ in counts.reduce(0, +)..<max(laneCount, counts.reduce(0, +)) {
+            guard
+                let first = paces.indices.min(by: {
+                    (paces[$0].seconds(counts[$0] + 1), $0) < (paces[$1].seconds(counts[$1] + 1), $1)
+                })
+            else { break }
+            counts[first] += 1
+        }
+        return counts
     }
 
     /// Gives the lanes of members that are gone to those that stay, who keep what they have.
@@ -130,16 +181,19 @@ public enum LanePlanner {
     /// - Parameters:
     ///   - held: what each survivor holds now.
     ///   - laneCount: a power of two.
-    /// - Returns: one set a survivor, together all lanes. The member with the fewest lanes takes the next one.
-    public static func reassign(held: [LaneSet], laneCount: Int) -> [LaneSet] {
+    ///   - paces: one a survivor; nil = all alike.
+    /// - Returns: one set a survivor, together all lanes. The member that is done with it first takes the next one.
+    public static func reassign(held: [LaneSet], laneCount: Int, paces: [LanePace]? = nil) -> [LaneSet] {
         precondition(!held.isEmpty, "no survivor to give lanes to")
         var sets = held
         let taken = held.reduce(UInt64(0)) { $0 | $1.bits }
         for lane in 0..<laneCount where taken & (1 << UInt64(lane)) == 0 {
-            guard let poorest = sets.indices.min(by: { (sets[$0].count, $0) < (sets[$1].count, $1) }) else {
-                break
+            let seconds = sets.indices.map { index in
+                let count = sets[index].count + 1
+                return paces.map { $0[index].seconds(count) } ?? Double(count)
             }
-            sets[poorest].bits |= 1 << UInt64(lane)
+            guard let first = sets.indices.min(by: { (seconds[$0], $0) < (seconds[$1], $1) }) else { break }
+            sets[first].bits |= 1 << UInt64(lane)
         }
         return sets
     }

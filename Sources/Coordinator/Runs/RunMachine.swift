@@ -31,6 +31,8 @@ struct RunMachine: Sendable {
         case failed(member: Int, message: String, hint: String?)
         case peerLost(reporter: Int, generation: Int, member: Int?, isSilent: Bool, reason: String)
         case finished(member: Int)
+        /// How fast a member computes its lanes.
+        case pace(member: Int, generation: Int, LanePace)
         /// A trainer was started for a run in progress.
         case joining(member: Int, host: String)
         /// A member that joined was given the run's state.
@@ -100,6 +102,7 @@ struct RunMachine: Sendable {
     private var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
     private var lastLoss: String?
+    private var balance = LaneBalance()
     private let makeSecret: @Sendable () -> WireSecret
 
     /// A run that begins.
@@ -230,6 +233,9 @@ struct RunMachine: Sendable {
         case .supplied(let number):
             members[number]?.joins = false
             return []
+        case .pace(let number, let generation, let pace):
+            balance.note(pace, of: number)
+            return generation == self.generation ? rebalance() : []
         case .leave(let host): return dismiss(host)
         case .tick:
             guard let relinkAt, now >= relinkAt else { return [] }
@@ -247,6 +253,16 @@ struct RunMachine: Sendable {
         let new = members.filter { $0.value.address != nil && !planned.contains($0.key) }
         guard let first = new.min(by: { $0.key < $1.key }) else { return [] }
         return next("\(first.value.host) joined", rebalances: true)
+    }
+
+    /// Moves lanes from slow members to fast ones, while nothing else is going on.
+    private mutating func rebalance() -> [Action] {
+        let working = members.filter { planned.contains($0.key) }
+        let isQuiet = relinkAt == nil && working.values.allSatisfy { $0.address != nil && !$0.joins }
+        guard isQuiet, let counts = balance.look(working.mapValues(\.lanes), laneCount: laneCount, now: now)
+        else { return [] }
+        let shares = counts.sorted { $0.key < $1.key }.map { "\(working[$0.key]?.host ?? "?") \($0.value)" }
+        return next("lanes follow the measured speed: \(shares.joined(separator: ", "))", rebalances: true)
     }
 
     private var isRouting: Bool { searches > 0 }
@@ -376,9 +392,9 @@ struct RunMachine: Sendable {
         return [.interrupt(reason: lastLoss ?? "no trainer is left")]
     }
 
-    /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those with the fewest.
+    /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those who are done first.
     ///
-    /// - Parameter rebalances: cut all lanes anew, since somebody came.
+    /// - Parameter rebalances: give all lanes out anew by measured speed.
     private mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
         // Whose ways are not known yet enters with a later generation.
         let mayEnter = generation == 0 || !isRouting
@@ -386,10 +402,14 @@ struct RunMachine: Sendable {
         let working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
             .sorted { $0.key < $1.key }
         guard working.contains(where: { !$0.value.joins }) else { return conclude() }
+        let paces = balance.paces(of: working.map(\.key))
         let lanes =
             generation == 0 || rebalances
-            ? LanePlanner.assign(laneCount: laneCount, weights: working.map { _ in 1 })
-            : LanePlanner.reassign(held: working.map(\.value.lanes), laneCount: laneCount)
+            ? LanePlanner.place(
+                counts: LanePlanner.counts(laneCount: laneCount, paces: paces),
+                laneCount: laneCount
+            )
+            : LanePlanner.reassign(held: working.map(\.value.lanes), laneCount: laneCount, paces: paces)
         for number in members.keys { members[number]?.lanes = LaneSet() }
         generation += 1
         relinkAt = nil

@@ -136,7 +136,7 @@ extension Coordinator {
                 host: host,
                 time: event.time
             )
-        case .listening, .joined, .state, .finished: break
+        case .listening, .joined, .pace, .state, .finished: break
         }
     }
 
@@ -183,6 +183,8 @@ extension Coordinator {
         case .checkpointFailed(let epoch, let message):
             if epoch == active.record.spec.epochs { self.active?.checkpointFailure = message }
             tell(active.id, .note("\(host): checkpoint of epoch \(epoch) was not kept: \(message)"))
+        case .pace(let generation, let pace):
+            feed(.pace(member: event.member, generation: generation, pace))
         case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
         case .joined, .worked, .checkpoint: break
         }

@@ -203,8 +203,8 @@ public final class TrainingLoop {
 
     private func runStep() throws {
         let start = ContinuousClock.now
-        let (values, exchangeSeconds) = try operate(sum: sum.mutableBuffer, gradients: true) { missing in
-            try computeLanes(missing)
+        let (values, exchangeSeconds, laneSeconds) = try operate(sum: sum.mutableBuffer, gradients: true) {
+            try computeLanes($0)
         }
         let loss = LaneTree.sum(values, width: Self.valueCount, column: 0)
         let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
@@ -234,7 +234,8 @@ public final class TrainingLoop {
             samples: Int(count),
             computedLanes: exchange.lanes,
             secondsCompute: Self.seconds(since: start) - exchangeSeconds,
-            secondsExchange: exchangeSeconds
+            secondsExchange: exchangeSeconds,
+            secondsLanes: laneSeconds
         )
         state.step += 1
         state.globalStep += 1
@@ -246,19 +247,21 @@ public final class TrainingLoop {
     /// - Parameters:
     ///   - sum: `[N]`, or empty.
     ///   - compute: the rows of the lanes that it is given, in order.
-    /// - Returns: the rows of all lanes, and the seconds in the exchange.
+    /// - Returns: the rows of all lanes, the seconds in the exchange, and what all held lanes took together.
     private func operate(
         sum: UnsafeMutableBufferPointer<Float>,
         gradients: Bool,
         compute: ([Int]) throws -> [LaneResult]
-    ) throws -> ([Double], Double) {
+    ) throws -> ([Double], Double, Double?) {
         let laneCount = record.spec.lanes
         var rows: [Int: LaneResult] = [:]
         var exchangeSeconds = 0.0
+        var laneSeconds: Double?
         while true {
             if exchange.wantsState { try exchange.take(state: try makeCheckpoint()) }
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
+            let begun = ContinuousClock.now
             for (lane, result) in zip(missing, try compute(missing)) { rows[lane] = result }
             var values = [Double](repeating: 0, count: laneCount * Self.valueCount)
             for lane in held.lanes {
@@ -273,6 +276,7 @@ public final class TrainingLoop {
                 : held.subtrees(laneCount: laneCount).map {
                     Contribution(subtree: $0, values: UnsafeBufferPointer(start: nil, count: 0))
                 }
+            laneSeconds = missing.count == held.count ? Self.seconds(since: begun) : nil
             let start = ContinuousClock.now
             let outcome = try exchange.exchange(
                 operation: state.operation,
@@ -295,7 +299,7 @@ public final class TrainingLoop {
                 )
             }
             state.operation += 1
-            return (values, exchangeSeconds)
+            return (values, exchangeSeconds, laneSeconds)
         }
     }
 
@@ -374,7 +378,7 @@ public final class TrainingLoop {
         let indices = samples.validationIndices
         let laneCount = record.spec.lanes
         let blocks = (indices.count + Self.blockSize - 1) / Self.blockSize
-        let (values, _) = try operate(sum: UnsafeMutableBufferPointer(start: nil, count: 0), gradients: false)
+        let (values, _, _) = try operate(sum: UnsafeMutableBufferPointer(start: nil, count: 0), gradients: false)
         {
             missing in
             let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }

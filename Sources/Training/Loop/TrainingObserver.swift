@@ -22,6 +22,8 @@ public struct StepReport: Sendable, Equatable {
     public var secondsCompute: Double
     /// Seconds spent in the exchange, waiting included.
     public var secondsExchange: Double
+    /// Seconds that all of `computedLanes` took; nil when lanes came or went during the step.
+    public var secondsLanes: Double?
 }
 
 /// What one epoch did.

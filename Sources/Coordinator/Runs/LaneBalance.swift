@@ -1,0 +1,63 @@
+internal import Basics
+
+/// When lanes move from slow members to fast ones: a decision over measured paces, and nothing else.
+///
+/// A move costs all members the step in flight, so it has to be worth it (a tenth of the step), to last (three looks in a row),
+/// and to be rare: after each move comes a rest, ever longer while moves follow one another.
+struct LaneBalance: Sendable {
+    /// A new distribution must bring the step below this part of its time.
+    private static let worthwhile = 0.9
+    /// So many looks in a row must say so, this far apart at least.
+    private static let looks = 3
+    private static let lookInterval = Duration.milliseconds(200)
+    /// How long lanes stay where they are after a move, at first and at most.
+    private static let shortestRest = Duration.seconds(2)
+    private static let longestRest = Duration.seconds(60)
+
+    private var paces: [Int: LanePace] = [:]
+    private var agreeing = 0
+    private var lastLook: ContinuousClock.Instant?
+    private var lastMove: ContinuousClock.Instant?
+    private var rest = Self.shortestRest
+
+    /// Notes how fast a member is.
+    mutating func note(_ pace: LanePace, of member: Int) {
+        guard pace.secondsPerRound.isFinite, pace.secondsPerRound > 0 else { return }
+        paces[member] = pace
+    }
+
+    /// The paces of some members; one that was not measured yet is taken to be as fast as the others on average.
+    func paces(of members: [Int]) -> [LanePace] {
+        let known = members.compactMap { paces[$0]?.secondsPerRound }
+        let mean = known.isEmpty ? 1 : known.reduce(0, +) / Double(known.count)
+        return members.map { paces[$0] ?? LanePace(threads: 1, lanes: 1, seconds: mean) }
+    }
+
+    /// Looks at the members of a generation: how many lanes each should have; nil while all stays as it is.
+    ///
+    /// - Parameter held: the lanes of each member now.
+    mutating func look(_ held: [Int: LaneSet], laneCount: Int, now: ContinuousClock.Instant) -> [Int: Int]? {
+        if let lastLook, now - lastLook < Self.lookInterval { return nil }
+        lastLook = now
+        let members = held.keys.sorted()
+        guard members.count > 1, members.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
+            return nil
+        }
+        let measured = paces(of: members)
+        let better = LanePlanner.counts(laneCount: laneCount, paces: measured)
+        func seconds(_ counts: [Int]) -> Double { zip(measured, counts).map { $0.seconds($1) }.max() ?? 0 }
+        guard seconds(better) < Self.worthwhile * seconds(members.map { held[$0]?.count ?? 0 }) else {
+            agreeing = 0
+            return nil
+        }
+        agreeing += 1
+        if let lastMove, now - lastMove < rest { return nil }
+        guard agreeing >= Self.looks else { return nil }
+        // What has to be moved again soon was not worth much: the next one waits twice as long.
+        let isSoon = lastMove.map { now - $0 < rest * 4 } ?? false
+        rest = isSoon ? min(rest * 2, Self.longestRest) : Self.shortestRest
+        lastMove = now
+        agreeing = 0
+        return Dictionary(uniqueKeysWithValues: zip(members, better))
+    }
+}
