@@ -378,8 +378,10 @@ public final class TrainingLoop {
         let indices = samples.validationIndices
         let laneCount = record.spec.lanes
         let blocks = (indices.count + Self.blockSize - 1) / Self.blockSize
-        let (values, _, _) = try operate(sum: UnsafeMutableBufferPointer(start: nil, count: 0), gradients: false)
-        {
+        let (values, _, _) = try operate(
+            sum: UnsafeMutableBufferPointer(start: nil, count: 0),
+            gradients: false
+        ) {
             missing in
             let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }
             let evaluators = evaluators
