@@ -13,10 +13,31 @@ enum Main {
                 lanes: numbers[1] > 0 ? numbers[1] : 2,
                 steps: numbers[2] > 0 ? numbers[2] : 200
             )
-        default:
-            print(
-                "usage: coord-bench allreduce\n       coord-bench step [threads] [lanes] [steps]\n       coord-bench push …"
+        case "train":
+            let words = Array(arguments.dropFirst())
+            guard words.count >= 4, let rank = Int(words[0]), let steps = Int(words[2]) else {
+                return usage()
+            }
+            try TrainSuite.run(
+                TrainSuite.Job(
+                    rank: rank,
+                    ports: words[3...].compactMap { Int($0) },
+                    model: words[1],
+                    steps: steps
+                )
             )
+        default: usage()
         }
+    }
+
+    private static func usage() {
+        print(
+            """
+            usage: coord-bench allreduce
+                   coord-bench step [threads] [lanes] [steps]
+                   coord-bench train RANK MODEL STEPS PORT...
+                   coord-bench push …
+            """
+        )
     }
 }

@@ -5,7 +5,7 @@ internal import Training
 /// `coord-bench step`: samples a second of whole training steps, without evaluation and checkpoints.
 enum StepSuite {
     /// Noise in memory: reading costs a copy.
-    private struct Noise: SampleSource {
+    struct Noise: SampleSource {
         let shape: [Int]
         let classes = (0..<10).map(String.init)
         let batch: Int
@@ -36,7 +36,7 @@ enum StepSuite {
         }
     }
 
-    private final class Stopwatch: TrainingObserver {
+    final class Stopwatch: TrainingObserver {
         var seconds: [Double] = []
         func didFinishStep(_ report: StepReport) throws {
             seconds.append(report.secondsCompute + report.secondsExchange)
@@ -44,6 +44,32 @@ enum StepSuite {
         func didFinishEpoch(_ report: EpochReport) throws {}
         func wantsCheckpoint(epoch: Int) -> Bool { false }
         func takeCheckpoint(_ checkpoint: Checkpoint) throws {}
+    }
+
+    /// The models by name, with the shape of their samples.
+    static let models: [String: (TypedSpec, [Int])] = [
+        "mlp-784-512-256-10": (
+            TypedSpec(type: "mlp", parameters: ["hidden": .list([.integer(512), .integer(256)])]), [784]
+        ),
+        "simple_cnn-1x28x28": (TypedSpec(type: "simple_cnn"), [1, 28, 28]),
+    ]
+
+    /// Batch 64, AdamW at a constant rate, one epoch.
+    static func record(name: String, model: TypedSpec, lanes: Int, kernels: KernelSet) -> RunRecord {
+        RunRecord(
+            spec: RunSpec(
+                name: name,
+                model: model,
+                epochs: 1,
+                batch: 64,
+                lanes: lanes,
+                optimizer: TypedSpec(type: "adamw"),
+                schedule: TypedSpec(type: "constant")
+            ),
+            dataset: Digest(of: "noise"),
+            kernels: kernels,
+            worker: Digest(of: "bench")
+        )
     }
 
     /// Runs the suite and prints one JSON line a model.
@@ -55,30 +81,10 @@ enum StepSuite {
                 hint: "set OPENBLAS_CORETYPE to Nehalem, Haswell or SkylakeX"
             )
         }
-        let models: [(String, TypedSpec, [Int])] = [
-            (
-                "mlp-784-512-256-10",
-                TypedSpec(type: "mlp", parameters: ["hidden": .list([.integer(512), .integer(256)])]), [784]
-            ),
-            ("simple_cnn-1x28x28", TypedSpec(type: "simple_cnn"), [1, 28, 28]),
-        ]
-        for (name, model, shape) in models {
+        for (name, (model, shape)) in models.sorted(by: { $0.key < $1.key }) {
             let count = name.hasPrefix("mlp") ? steps : max(10, steps / 8)
-            let batch = 64
-            let record = RunRecord(
-                spec: RunSpec(
-                    name: name,
-                    model: model,
-                    epochs: 1,
-                    batch: batch,
-                    lanes: lanes,
-                    optimizer: TypedSpec(type: "adamw"),
-                    schedule: TypedSpec(type: "constant")
-                ),
-                dataset: Digest(of: "noise"),
-                kernels: kernels,
-                worker: Digest(of: "bench")
-            )
+            let record = record(name: name, model: model, lanes: lanes, kernels: kernels)
+            let batch = record.spec.batch
             let watch = Stopwatch()
             let loop = try TrainingLoop(
                 record: record,

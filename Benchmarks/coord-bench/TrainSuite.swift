@@ -1,0 +1,96 @@
+internal import Basics
+internal import Collectives
+internal import Tensors
+internal import Training
+
+/// `coord-bench train RANK MODEL STEPS PORT...`: one member of a data-parallel training, as a process of its own.
+///
+/// Every member is started alike but for its rank; member i listens on the i-th port of loopback. The first one prints a
+/// JSON line with the time of its steps.
+enum TrainSuite {
+    /// What all members are started with: two lanes, batch 64, AdamW.
+    struct Job {
+        var rank: Int
+        var ports: [Int]
+        var model: String
+        var steps: Int
+    }
+
+    /// A group as the loop's exchange.
+    private final class GroupExchange: GradientExchange {
+        let group: Group
+        let lanes: LaneSet
+        init(_ group: Group, lanes: LaneSet) {
+            self.group = group
+            self.lanes = lanes
+        }
+        func exchange(
+            operation: UInt64,
+            contributions: [Contribution],
+            laneValues: inout [Double],
+            sum: UnsafeMutableBufferPointer<Float>
+        ) throws -> ExchangeOutcome {
+            try group.reduce(
+                operation: operation,
+                contributions: contributions.map { ($0.subtree, $0.values) },
+                laneValues: &laneValues,
+                sum: sum
+            )
+            return .committed
+        }
+    }
+
+    /// Trains and, as the first member, prints.
+    static func run(_ job: Job) throws {
+        guard let kernels = BLAS.kernelsInForce else {
+            throw TrainingError(
+                .badSpec,
+                "OpenBLAS runs the \(BLAS.coreName) kernels, which are no set of ours",
+                hint: "set OPENBLAS_CORETYPE to Nehalem, Haswell or SkylakeX"
+            )
+        }
+        guard let (spec, shape) = StepSuite.models[job.model] else {
+            throw TrainingError(
+                .badSpec,
+                "no model \(job.model)",
+                hint: "one of \(StepSuite.models.keys.sorted())"
+            )
+        }
+        let lanes = 2
+        let record = StepSuite.record(name: job.model, model: spec, lanes: lanes, kernels: kernels)
+        let sets = LanePlanner.assign(laneCount: lanes, weights: job.ports.map { _ in 1 })
+        let run = RunID("bench")
+        guard let run else { preconditionFailure("a run id") }
+        let endpoint = try Endpoint(transport: TCPTransport(), address: "127.0.0.1:\(job.ports[job.rank])")
+        let group = try Group.open(
+            endpoint: endpoint,
+            run: run,
+            generation: 1,
+            rank: job.rank,
+            members: job.ports.enumerated().map {
+                Member(rank: $0.offset, address: "127.0.0.1:\($0.element)", lanes: sets[$0.offset])
+            },
+            laneCount: lanes,
+            secret: Redacted(Array("bench".utf8)),
+            deadline: .now + .seconds(20)
+        )
+        defer { group.close() }
+        let watch = StepSuite.Stopwatch()
+        let loop = try TrainingLoop(
+            record: record,
+            samples: StepSuite.Noise(shape: shape, batch: record.spec.batch, lanes: lanes, steps: job.steps),
+            exchange: GroupExchange(group, lanes: sets[job.rank]),
+            laneThreads: 1,
+            observer: watch
+        )
+        try loop.run()
+        guard job.rank == 0 else { return }
+        let sorted = watch.seconds.dropFirst(job.steps / 5).sorted()
+        let median = sorted[sorted.count / 2]
+        print(
+            "{\"suite\":\"train\",\"model\":\"\(job.model)\",\"members\":\(job.ports.count),\"lanes\":\(lanes),"
+                + "\"batch\":\(record.spec.batch),\"kernels\":\"\(kernels.rawValue)\",\"steps\":\(sorted.count),"
+                + "\"min_ms\":\(sorted[0] * 1000),\"p50_ms\":\(median * 1000)}"
+        )
+    }
+}
