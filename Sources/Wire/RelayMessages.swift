@@ -38,6 +38,11 @@ extension GenerationPlan {
         return routes.first { $0.first == pair.first && $0.second == pair.second }?.way ?? .direct
     }
 
+    /// The hosts of the members that add up for all; empty = each member adds up its part.
+    public var sumHosts: [String] {
+        Set(members.filter { owners.contains($0.member) }.map(\.host)).sorted()
+    }
+
     /// The ranks that the member of a rank dials: the lower ones, except where only one side can.
     public func dialled(from rank: Int) -> Set<Int> {
         Set(

@@ -86,6 +86,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
     public var secret: WireSecret
     /// How hosts meet that are not on one machine; a pair that is not named meets directly.
     public var routes: [PeerRoute]
+    /// The members that add up the gradients; empty = each its part.
+    public var owners: [Int]
 
     /// All fields.
     public init(
@@ -95,7 +97,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         members: [Member],
         writers: [Int],
         secret: WireSecret,
-        routes: [PeerRoute] = []
+        routes: [PeerRoute] = [],
+        owners: [Int] = []
     ) {
         self.run = run
         self.attempt = attempt
@@ -104,6 +107,7 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         self.writers = writers
         self.secret = secret
         self.routes = routes
+        self.owners = owners
     }
 }
 

@@ -111,7 +111,8 @@ struct DecisionTests {
             elements: size,
             width: 1,
             subtreeCounts: [2, 1, 1],
-            laneCounts: [2, 1, 1]
+            laneCounts: [2, 1, 1],
+            owners: [true, true, true]
         )
         #expect(ledger.segmentation.pieceCount(of: 1) == 2)
         #expect(ledger.summablePiece == nil)
@@ -144,7 +145,8 @@ struct DecisionTests {
             elements: 0,
             width: 0,
             subtreeCounts: [1, 0, 0],
-            laneCounts: [1, 0, 0]
+            laneCounts: [1, 0, 0],
+            owners: [true, true, true]
         )
         #expect(ledger.isComplete)
         func say(_ rank: Int, _ n: UInt8, _ ledger: inout OperationLedger) -> Bool {
@@ -167,7 +169,7 @@ struct DecisionTests {
 
     @Test(arguments: [0, 1, 15, 16, 17, 1000, 65_536 * 3 + 5], 1...8)
     func segmentsCoverAllValuesOnce(elements: Int, members: Int) {
-        let segmentation = Segmentation(elements: elements, members: members)
+        let segmentation = Segmentation(elements: elements, owners: Array(repeating: true, count: members))
         var next = 0
         for owner in 0..<members {
             #expect(segmentation.segment(of: owner).lowerBound == next)
@@ -181,6 +183,13 @@ struct DecisionTests {
             #expect(segmentation.segment(of: owner).upperBound == next)
         }
         #expect(next == elements)
+    }
+
+    @Test
+    func onlyOwnersHaveSegments() {
+        let segmentation = Segmentation(elements: 1000, owners: [false, true, false, true])
+        #expect((0..<4).map(segmentation.segment) == [0..<0, 0..<512, 0..<0, 512..<1000])
+        #expect((0..<4).map(segmentation.pieceCount) == [0, 1, 0, 1])
     }
 
     @Test

@@ -25,6 +25,7 @@ struct DoorTests {
             lanes: lanes,
             tree: try LaneTree(laneCount: 1, lanes: lanes),
             laneCount: 1,
+            owners: lanes.map { _ in true },
             silenceLimit: .seconds(3)
         )
         return Handshake.Context(

@@ -22,7 +22,55 @@ struct ReduceTests {
         try check(way, lanes, laneCount: 8, sizes: [300_001, 5])
     }
 
-    private func check(_ way: Way, _ lanes: [LaneSet], laneCount: Int, sizes: [Int]) throws {
+    @Test(arguments: Way.allCases, [[1], [0, 2]])
+    func someOwnersSumForAll(way: Way, owners: [Int]) throws {
+        let lanes = LanePlanner.assign(laneCount: 8, weights: [1, 1, 1])
+        try check(way, lanes, laneCount: 8, sizes: [0, 5, 100_003], owners: Set(owners))
+    }
+
+    @Test
+    func whoOwnsNothingSendsItsPartOnceAndGetsTheSumOnce() throws {
+        let lanes = LanePlanner.assign(laneCount: 4, weights: [1, 1, 1, 1])
+        let cluster = try TestCluster(4, .tcp)
+        defer { cluster.close() }
+        let members = cluster.members(lanes)
+        let count = 200_000
+        onThreads(4) { rank in
+            do {
+                let group = try cluster.open(rank, members, laneCount: 4, owners: [2])
+                defer { group.close() }
+                var mine = Computed(0, lanes[rank], laneCount: 4, count: count, width: 0)
+                var sum = [Float](repeating: .nan, count: count)
+                try mine.reduce(group, 0, into: &sum)
+                let (sent, received) = (group.counters.bytesSent, group.counters.bytesReceived)
+                let once = 4 * count..<(4 * count + 40_000)
+                if rank != 2 { #expect(once.contains(sent) && once.contains(received)) }
+            } catch {
+                Issue.record("rank \(rank): \(error)")
+            }
+        }
+    }
+
+    @Test
+    func membersWithOtherOwnersDoNotMeet() throws {
+        let lanes = LanePlanner.assign(laneCount: 2, weights: [1, 1])
+        let cluster = try TestCluster(2, .tcp)
+        defer { cluster.close() }
+        let members = cluster.members(lanes)
+        onThreads(2) { rank in
+            #expect(throws: CollectivesError.self) {
+                try cluster.open(rank, members, laneCount: 2, within: .seconds(5), owners: [rank])
+            }
+        }
+    }
+
+    private func check(
+        _ way: Way,
+        _ lanes: [LaneSet],
+        laneCount: Int,
+        sizes: [Int],
+        owners: Set<Int> = []
+    ) throws {
         let cluster = try TestCluster(lanes.count, way)
         defer { cluster.close() }
         let members = cluster.members(lanes)
@@ -31,7 +79,7 @@ struct ReduceTests {
         }
         onThreads(lanes.count) { rank in
             do {
-                let group = try cluster.open(rank, members, laneCount: laneCount)
+                let group = try cluster.open(rank, members, laneCount: laneCount, owners: owners)
                 defer { group.close() }
                 #expect(group.resolution == .recompute)
                 for (index, size) in sizes.enumerated() {

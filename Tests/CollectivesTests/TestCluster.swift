@@ -148,6 +148,7 @@ struct TestCluster: Sendable {
         within: Duration = .seconds(20),
         secret: Redacted<[UInt8]> = testSecret,
         dials: Set<Int>? = nil,
+        owners: Set<Int> = [],
         options: Group.Options = Group.Options(),
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
@@ -162,6 +163,7 @@ struct TestCluster: Sendable {
             state: state,
             deadline: .now + within,
             dials: dials,
+            owners: owners,
             options: options,
             onFailure: onFailure
         )

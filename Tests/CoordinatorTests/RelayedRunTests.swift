@@ -25,9 +25,12 @@ import Wire
             let actions = machine.handle(.listening(member: member, address: "x:\(member)"), now: start)
             #expect(actions.isEmpty, "the first generation waits for the routes")
         }
-        let plan = try plan(machine.handle(.routed(routes), now: start))
+        let plan = try plan(machine.handle(.routed(routes, here: []), now: start))
         #expect(plan.number == 1)
         #expect(plan.routes == routes)
+        #expect(
+            plan.owners == SumPlan.owners(plan.members.map { ($0.member, $0.host) }, routes: routes, here: [])
+        )
         return machine
     }
 
@@ -53,6 +56,43 @@ import Wire
         )
     }
 
+    @Test func whereSomeMeetOverAThirdThatOneAddsUp() {
+        let members = [(0, "a"), (1, "b"), (2, "hub"), (3, "hub")]
+        let direct = [PeerRoute("a", "hub", .direct), PeerRoute("b", "hub", .dialled(by: "b"))]
+        let overHub = direct + [PeerRoute("a", "b", .relay(hub: "hub"))]
+        #expect(SumPlan.owners(members, routes: direct, here: []).isEmpty)
+        #expect(SumPlan.owners(members, routes: overHub, here: []) == [2, 3])
+        // Over a relay to the hub itself the bytes cross ssh once.
+        let star = [
+            PeerRoute("a", "hub", .relay(hub: "hub")), PeerRoute("b", "hub", .relay(hub: "hub")), overHub[2],
+        ]
+        #expect(SumPlan.owners(members, routes: star, here: []) == [2, 3])
+        // A hub that does not train adds nothing up.
+        #expect(SumPlan.owners([(0, "a"), (1, "b")], routes: overHub, here: []).isEmpty)
+        // This machine is where relays without a hub meet.
+        let overHere = [
+            PeerRoute("a", "b", .relay(hub: nil)), PeerRoute("a", "local", .relay(hub: nil)),
+            PeerRoute("b", "local", .relay(hub: nil)),
+        ]
+        let three = [(0, "a"), (1, "local"), (2, "b")]
+        #expect(SumPlan.owners(three, routes: overHere, here: ["local"]) == [1])
+        #expect(SumPlan.owners(three, routes: overHere, here: []).isEmpty)
+        // Who is met over a third by somebody does not add up for all.
+        let four = members + [(4, "c")]
+        let chain =
+            overHub + [
+                PeerRoute("c", "a", .direct), PeerRoute("c", "b", .direct), PeerRoute("c", "hub", .direct),
+            ]
+        #expect(SumPlan.owners(four, routes: chain, here: []) == [2, 3, 4])
+    }
+
+    @Test func theOwnersArePartOfThePlan() throws {
+        var machine = try running(["a", "b", "hub"], [PeerRoute("a", "b", .relay(hub: "hub"))])
+        let lost = RunMachine.Event.exited(member: 2, end: ProcessEnd(.signalled(9)))
+        #expect(machine.members.count == 3)
+        #expect(try plan(machine.handle(lost, now: start)).owners.isEmpty)
+    }
+
     @Test func theRoutesMayBeKnownFirst() throws {
         var machine = RunMachine(
             run: try #require(RunID("r1")),
@@ -61,7 +101,7 @@ import Wire
             hosts: ["a", "b"],
             routes: nil
         )
-        #expect(machine.handle(.routed(Self.overHere), now: start).isEmpty)
+        #expect(machine.handle(.routed(Self.overHere, here: []), now: start).isEmpty)
         #expect(machine.handle(.listening(member: 0, address: "x:0"), now: start).isEmpty)
         #expect(try plan(machine.handle(.listening(member: 1, address: "x:1"), now: start)).number == 1)
     }

@@ -170,6 +170,7 @@ def relay_over_a_hub():
         pairs = routes(lab)
         check(pairs[("a", "b")]["way"] == "relay" and pairs[("a", "b")].get("by") == "hub", f"status says {pairs}")
         check(not any(pair["pauses_without_this_machine"] for pair in pairs.values()), f"status says {pairs}")
+        check(any("added up on hub:" in message for message in lab.events("route")), f"events say {lab.events('route')}")
         during = hub.run("cat ~/.ssh/authorized_keys")
         lines = [line for line in during.splitlines() if "coord-relay-" in line]
         check(len(lines) == 2 and all(line.startswith('restrict,command="') for line in lines), f"keys on the hub: {lines}")

@@ -187,7 +187,8 @@ final class NetworkExchange: GradientExchange {
                     secret: Redacted(plan.secret.bytes),
                     state: memberState,
                     deadline: .now + .seconds(10),
-                    dials: plan.dialled(from: rank)
+                    dials: plan.dialled(from: rank),
+                    owners: Set(plan.members.indices.filter { plan.owners.contains(plan.members[$0].member) })
                 )
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group

@@ -27,10 +27,11 @@ struct OperationLedger {
     ///   - rank: this member.
     ///   - subtreeCounts: the subtrees of each member.
     ///   - laneCounts: the lanes of each member.
-    init(rank: Int, elements: Int, width: Int, subtreeCounts: [Int], laneCounts: [Int]) {
+    ///   - owners: for each member whether it sums a segment.
+    init(rank: Int, elements: Int, width: Int, subtreeCounts: [Int], laneCounts: [Int], owners: [Bool]) {
         self.rank = rank
         self.subtreeCounts = subtreeCounts
-        segmentation = Segmentation(elements: elements, members: subtreeCounts.count)
+        segmentation = Segmentation(elements: elements, owners: owners)
         laneFrames = laneCounts.map { ($0 * width + Self.doublesPerFrame - 1) / Self.doublesPerFrame }
         let zeros = Array(repeating: 0, count: subtreeCounts.count)
         (laneFramesCame, contributionsCame, resultsCame) = (zeros, zeros, zeros)

@@ -7,20 +7,27 @@ struct Segmentation: Hashable, Sendable {
 
     /// N.
     let elements: Int
-    /// P.
-    let members: Int
+    /// For each member its place among the owners; nil for one that sums nothing.
+    private let places: [Int?]
     private let chunk: Int
 
-    init(elements: Int, members: Int) {
+    /// - Parameter owners: for each member whether it sums a segment; one at least does.
+    init(elements: Int, owners: [Bool]) {
         self.elements = elements
-        self.members = members
-        let share = (elements + members - 1) / members
+        var count = 0
+        places = owners.map { owns in
+            defer { count += owns ? 1 : 0 }
+            return owns ? count : nil
+        }
+        precondition(count > 0, "nobody sums")
+        let share = (elements + count - 1) / count
         chunk = (share + Self.alignment - 1) / Self.alignment * Self.alignment
     }
 
-    /// The values that member `owner` sums; may be empty.
-    func segment(of owner: Int) -> Range<Int> {
-        min(owner * chunk, elements)..<min((owner + 1) * chunk, elements)
+    /// The values that a member sums; may be empty.
+    func segment(of member: Int) -> Range<Int> {
+        guard let place = places[member] else { return 0..<0 }
+        return min(place * chunk, elements)..<min((place + 1) * chunk, elements)
     }
     /// The pieces of a segment.
     func pieceCount(of owner: Int) -> Int {

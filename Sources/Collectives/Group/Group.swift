@@ -78,6 +78,8 @@ public final class Group: Sendable {
     ///   - deadline: when to give up.
     ///   - dials: the ranks that this member dials, while it waits for the others; nil = the lower ones. Of each pair
     ///     one side dials.
+    ///   - owners: the ranks that sum a segment each, the same for all members; empty = all. Members that meet the others
+    ///     only over one of them then exchange nothing but digests with each other.
     ///   - options: what may be tuned.
     ///   - onFailure: called once, on the group's thread, when the group can't go on; must not block or close the
     ///     group. Not called for ``abort(_:)`` and ``close()`` on this side.
@@ -95,11 +97,16 @@ public final class Group: Sendable {
         state: MemberState = MemberState(),
         deadline: ContinuousClock.Instant,
         dials: Set<Int>? = nil,
+        owners: Set<Int> = [],
         options: Options = Options(),
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
         precondition(members.indices.contains(rank), "rank \(rank) of \(members.count) members")
         precondition(members.indices.allSatisfy { members[$0].rank == $0 }, "members are not in rank order")
+        precondition(
+            owners.allSatisfy(members.indices.contains),
+            "owners \(owners) of \(members.count) members"
+        )
         let plan = GroupPlan(
             run: FrameHeader.runNumber(run),
             generation: generation,
@@ -107,6 +114,7 @@ public final class Group: Sendable {
             lanes: members.map(\.lanes),
             tree: try LaneTree(laneCount: laneCount, lanes: members.map(\.lanes)),
             laneCount: laneCount,
+            owners: members.indices.map { owners.isEmpty || owners.contains($0) },
             silenceLimit: options.silenceLimit
         )
         let context = Handshake.Context(

@@ -11,6 +11,8 @@ struct GroupPlan: Sendable {
     var lanes: [LaneSet]
     var tree: LaneTree
     var laneCount: Int
+    /// For each member whether it sums a segment.
+    var owners: [Bool]
     var silenceLimit: Duration
 
     var memberCount: Int { lanes.count }
@@ -22,6 +24,7 @@ struct GroupPlan: Sendable {
         writer.write(UInt32(laneCount))
         writer.write(UInt32(lanes.count))
         for set in lanes { writer.write(set.bits) }
+        for owns in owners { writer.write(UInt32(owns ? 1 : 0)) }
         return Digest(of: writer.bytes)
     }
 }

@@ -43,7 +43,8 @@ final class OperationSlot {
             elements: elements,
             width: width,
             subtreeCounts: plan.tree.subtrees.map(\.count),
-            laneCounts: plan.lanes.map(\.count)
+            laneCounts: plan.lanes.map(\.count),
+            owners: plan.owners
         )
     }
 

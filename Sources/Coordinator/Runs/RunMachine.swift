@@ -41,8 +41,8 @@ struct RunMachine: Sendable {
         case leave(host: String)
         /// How hosts reach each other is being found out; nobody new enters before.
         case routing
-        /// How the run's hosts reach each other.
-        case routed([PeerRoute])
+        /// How the run's hosts reach each other, and which of them are this machine.
+        case routed([PeerRoute], here: Set<String>)
         /// A host's relay connection to this machine stands, or is over.
         case relay(host: String, isUp: Bool)
         case tick
@@ -81,6 +81,8 @@ struct RunMachine: Sendable {
     private(set) var isOver = false
     /// How hosts meet.
     private(set) var routes: [PeerRoute]
+    /// Hosts that are this machine.
+    private var here: Set<String> = []
     /// How many hosts' ways are being found out.
     private var searches: Int
     /// Hosts without a relay connection to this machine.
@@ -109,7 +111,7 @@ struct RunMachine: Sendable {
     ///
     /// - Parameters:
     ///   - hosts: the host of each member, by the member's number.
-    ///   - routes: nil: the first generation waits for ``Event/routed(_:)``.
+    ///   - routes: nil: the first generation waits for ``Event/routed(_:here:)``.
     init(
         run: RunID,
         attempt: Int,
@@ -137,9 +139,11 @@ struct RunMachine: Sendable {
         attempt: Int,
         laneCount: Int,
         trainers: [(host: String, trainer: AgentStatus.Trainer)],
-        plan: GenerationPlan?
+        plan: GenerationPlan?,
+        here: Set<String> = []
     ) {
         self.init(run: run, attempt: attempt, laneCount: laneCount, hosts: [])
+        self.here = here
         for (host, trainer) in trainers {
             var member = Member(host: host)
             if trainer.isFinished {
@@ -185,8 +189,9 @@ struct RunMachine: Sendable {
         case .routing:
             searches += 1
             return []
-        case .routed(let routes):
+        case .routed(let routes, let here):
             self.routes = routes
+            self.here = here
             searches = max(0, searches - 1)
             return enter()
         case .relay(let host, let isUp):
@@ -432,7 +437,8 @@ struct RunMachine: Sendable {
             members: planned,
             writers: Self.writers(planned),
             secret: makeSecret(),
-            routes: routes
+            routes: routes,
+            owners: SumPlan.owners(planned.map { ($0.member, $0.host) }, routes: routes, here: here)
         )
         return [.announce(plan, reason: reason)]
     }

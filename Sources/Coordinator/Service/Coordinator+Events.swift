@@ -239,6 +239,15 @@ extension Coordinator {
             }
         }
         log("membership", "generation \(plan.number): \(reason)", run: plan.run)
+        let sumHosts = plan.sumHosts
+        if !sumHosts.isEmpty, active?.plan?.sumHosts != sumHosts {
+            let places = sumHosts.joined(separator: ", ")
+            log(
+                "route",
+                "gradients are added up on \(places): others meet only over a third host",
+                run: plan.run
+            )
+        }
         active?.plan = plan
         for host in active?.hosts ?? [] {
             hosts[host]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })

@@ -102,7 +102,8 @@ extension Coordinator {
             attempt: active.attempt,
             laneCount: active.record.spec.lanes,
             trainers: trainers,
-            plan: plan
+            plan: plan,
+            here: hostsHere
         )
         self.active?.machine = machine
         self.active?.hosts = Set(machine.members.values.map(\.host))

@@ -23,7 +23,7 @@ extension Coordinator {
 
     private func search(_ names: Set<String>, new: Set<String>) {
         guard let active else { return }
-        guard let hub = madeHub() else { return feed(.routed([])) }
+        guard let hub = madeHub() else { return feed(.routed([], here: [])) }
         let addresses = peerAddresses()
         var places: [String: RouteSurvey.Place] = [:]
         for name in names {
@@ -46,6 +46,9 @@ extension Coordinator {
         }
     }
 
+    /// Hosts that are this machine.
+    var hostsHere: Set<String> { Set(hosts.filter { $0.value.spec.isLocal }.keys) }
+
     private func found(_ found: [FoundRoute], new: Set<String>) {
         guard let active else { return }
         routes.removeAll { new.contains($0.route.first) || new.contains($0.route.second) }
@@ -56,7 +59,7 @@ extension Coordinator {
         }
         let standing = hub?.hosts ?? []
         for host in relayedHosts.subtracting(standing) { feed(.relay(host: host, isUp: false)) }
-        feed(.routed(routes.map(\.route)))
+        feed(.routed(routes.map(\.route), here: hostsHere))
         keepRelays()
     }
 
