@@ -50,6 +50,51 @@ import Wire
         }
     }
 
+    @Test func whatTheCoordinatorHasIsDroppedAndNumbersGoOn() throws {
+        try withTemporaryDirectory { folder throws in
+            let path = folder + "/events.jsonl"
+            let spool = try EventSpool(directory: folder)
+            let written = try (0..<100).map { try append(spool, $0) }
+            let whole = try Files.read(path).count
+            // Not worth it yet.
+            try spool.forget(through: written[50].sequence)
+            #expect(try Files.read(path).count == whole)
+            try spool.forget(through: written[50].sequence, slack: 0)
+            #expect(try Files.read(path).count < whole / 2)
+            #expect(try spool.read(after: 0, limit: 1000) == Array(written[51...]))
+            #expect(try spool.read(after: written[98].sequence, limit: 9) == [written[99]])
+            // The last one stays whatever the coordinator says, also that it has more than there is.
+            try spool.forget(through: written[99].sequence + 1000, slack: 0)
+            #expect(try spool.read(after: 0, limit: 1000) == [written[99]])
+            let next = try append(spool, 100)
+            #expect(next.sequence == written[99].sequence + 1)
+            #expect(try EventSpool(directory: folder).read(after: 0, limit: 9) == [written[99], next])
+            try spool.forget(through: 0, slack: 0)
+            #expect(try spool.read(after: 0, limit: 9).count == 2)
+        }
+    }
+
+    @Test func eventsAreReadWholeWhileOthersAreDropped() throws {
+        try withTemporaryDirectory { folder throws in
+            let spool = try EventSpool(directory: folder)
+            let first = try append(spool, 0).sequence
+            let done = Mailbox<Int>()
+            OSThread.start(name: "reader") {
+                var next = first
+                while next < first + 400 {
+                    for event in (try? spool.read(after: next, limit: 50)) ?? [] {
+                        guard event.sequence == next + 1 else { return done.put(event.sequence) }
+                        next = event.sequence
+                    }
+                    try? spool.forget(through: next, slack: 4000)
+                }
+                done.put(0)
+            }
+            for member in 1...400 { _ = try append(spool, member) }
+            #expect(done.take(milliseconds: 30_000) == 0)
+        }
+    }
+
     @Test func aLineThatWasCutOffByADeathIsDropped() throws {
         try withTemporaryDirectory { folder throws in
             _ = try append(try EventSpool(directory: folder), 0)

@@ -11,6 +11,7 @@ internal import Musl
 /// The events of one run on this host, in a file, until the coordinator has them.
 ///
 /// `events.jsonl`: one ``AgentEvent`` a line. The file outlives the agent; a half-written last line is cut off.
+/// What the coordinator has is dropped, so that the file does not grow with the run.
 /// Numbers begin at the time of the file's making, so that those of a host that was wiped lie above all before.
 final class EventSpool: Sendable {
     private struct State {
@@ -70,19 +71,36 @@ final class EventSpool: Sendable {
     /// The number of the last event; 0 when there is none.
     var last: Int { state.withLock { $0.ends.isEmpty ? 0 : $0.base + $0.ends.count } }
 
+    /// Drops what the coordinator has, once that is worth writing the rest anew.
+    ///
+    /// The last event stays: numbers go on from it.
+    /// - Parameters:
+    ///   - sequence: the coordinator has the events up to here.
+    ///   - slack: bytes that may be kept for nothing.
+    func forget(through sequence: Int, slack: Int = 4 << 20) throws {
+        try state.withLock { state in
+            let count = min(sequence - state.base, state.ends.count - 1)
+            guard count > 0, state.ends[count - 1] > slack else { return }
+            let start = state.ends[count - 1]
+            let bytes = try Files.read(path)
+            try Files.writeAtomically(Array(bytes[start...]), to: path, mode: 0o600)
+            state.base += count
+            state.ends = state.ends[count...].map { $0 - start }
+        }
+    }
+
     /// At most `limit` events behind a sequence number.
     func read(after sequence: Int, limit: Int) throws -> [AgentEvent] {
-        let range = state.withLock { state -> Range<Int>? in
+        // Opened under the lock: the file may be written anew, what was opened stays as it was.
+        let found = try state.withLock { state -> (range: Range<Int>, descriptor: Int32)? in
             let index = max(0, sequence - state.base)
             guard index < state.ends.count else { return nil }
-            return
-                (index == 0 ? 0 : state.ends[index - 1])..<state.ends[
-                    min(index + limit, state.ends.count) - 1
-                ]
+            let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+            guard descriptor >= 0 else { throw FileError(.read, path, errno: errno) }
+            let end = state.ends[min(index + limit, state.ends.count) - 1]
+            return ((index == 0 ? 0 : state.ends[index - 1])..<end, descriptor)
         }
-        guard let range else { return [] }
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw FileError(.read, path, errno: errno) }
+        guard let (range, descriptor) = found else { return [] }
         defer { close(descriptor) }
         var bytes = [UInt8](repeating: 0, count: range.count)
         var got = 0

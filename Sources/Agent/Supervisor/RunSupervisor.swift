@@ -274,6 +274,8 @@ final class RunSupervisor: Sendable {
     }
 
     /// Sends events to `channel` until it closes: those behind `cursors`, then new ones.
+    ///
+    /// The other side says from time to time what it has kept; that need not be kept here any longer.
     func follow(_ cursors: [RunID: Int], on channel: FrameChannel) {
         let wake = DispatchSemaphore(value: 0)
         wake.signal()  // what is there already goes out first
@@ -283,8 +285,14 @@ final class RunSupervisor: Sendable {
             return state.nextListener
         }
         let closed = ClosedFlag()
-        OSThread.start(name: "follow-end") {
-            while (try? channel.receive()) != nil {}
+        forget(cursors)
+        OSThread.start(name: "follow-end") { [self] in
+            while let frame = try? channel.receive() {
+                if case .events(let kept) = try? MessageCoding.decode(AgentRequest.self, from: frame.payload)
+                {
+                    forget(kept)
+                }
+            }
             closed.flag.store(true, ordering: .releasing)
             wake.signal()
         }
@@ -307,6 +315,17 @@ final class RunSupervisor: Sendable {
         }
         channel.close()
         _ = state.withLock { $0.listeners.removeValue(forKey: number) }
+    }
+
+    private func forget(_ cursors: [RunID: Int]) {
+        let spools = state.withLock { $0.runs.mapValues(\.spool) }
+        for (run, sequence) in cursors {
+            do {
+                try spools[run]?.forget(through: sequence)
+            } catch {
+                logger.warning("cannot drop events that are known: \(error)", metadata: ["run": "\(run)"])
+            }
+        }
     }
 
     /// A flag that two threads share.

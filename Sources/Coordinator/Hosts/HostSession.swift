@@ -216,13 +216,21 @@ final class HostSession: Sendable {
             + "--peer \(ShellQuoting.quote(peer)) --host \(ShellQuoting.quote(name))"
     }
 
+    /// How often a host learns which of its events are kept here and need not be kept there.
+    private static let acknowledgementInterval = Duration.seconds(30)
+
     func followEvents(_ host: any Host, beside control: AgentClient) throws {
         let client = try openClient(host)
         try client.channel.send(AgentRequest.events(after: cursors()))
         OSThread.start(name: "events-\(name)") { [self] in
             do {
+                var told = ContinuousClock.now
                 while let frame = try client.channel.receive() {
                     post(name, .event(try MessageCoding.decode(AgentEvent.self, from: frame.payload)))
+                    if ContinuousClock.now - told > Self.acknowledgementInterval {
+                        told = .now
+                        try client.channel.send(AgentRequest.events(after: cursors()))
+                    }
                 }
             } catch {
                 // Whatever broke it, the conversation is over; the control connection is told below.
