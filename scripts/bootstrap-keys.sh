@@ -1,26 +1,29 @@
 #!/bin/sh
 # Makes the cluster's own SSH key and installs it on hosts, without coord.
 #
-#   scripts/bootstrap-keys.sh [--yes] [--dir keys] user@host [-p PORT] [user@host [-p PORT]] ...
+#   scripts/bootstrap-keys.sh [--yes] [--dir keys] [--restrict [--agent-dir DIR]] user@host [-p PORT] ...
 #
 # For each host: its key is fetched, shown and, after a yes, pinned in keys/known_hosts; then our public key is
 # appended to ~/.ssh/authorized_keys there through whatever login works already (your own keys, or a password that
 # ssh asks for). Doing it again changes nothing. The private key never leaves this machine.
 #
 # Names of ~/.ssh/config work. Where one is reached through a jump, ssh itself asks for the host's key.
-# A key that may do nothing but run the worker's bridge: `coord keys bootstrap --restrict`.
+# --restrict: the key may do nothing but run the worker's bridge. The worker of the host's kind of machine is sent along
+# from artifacts/workers (or $COORD_WORKERS); DIR is the host's `dir:` in the cluster file (default ~/.coord).
 # Further options of the ssh that installs the key may stand in COORD_SSH_OPTIONS.
 # --yes accepts unknown host keys without asking; a key that has CHANGED is refused all the same.
-# Exit codes: 0 all hosts done, 64 wrong usage, 69 a host did not answer, 77 a key was refused.
+# Exit codes: 0 all hosts done, 64 wrong usage, 66 no worker for a host, 69 a host did not answer, 77 a key was refused.
 set -eu
 
 dir=keys
 yes=no
+restrict=no
+agent_dir=\~/.coord
 failed=0
 
 say() { printf '%s\n' "$*" >&2; }
 die() { code=$1; shift; say "bootstrap-keys: error: $*"; exit "$code"; }
-usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 
 for tool in ssh ssh-keygen ssh-keyscan; do
     command -v "$tool" >/dev/null 2>&1 || die 69 "$tool is missing: apt-get install openssh-client"
@@ -117,6 +120,101 @@ if [ -f "$file" ] && grep -qF -- "$key" "$file"; then echo present; exit 0; fi
 if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >> "$file" || exit 1; fi
 printf "%s\n" "$line" >> "$file" && chmod 600 "$file" && echo installed'
 
+# The same with words before the key; other lines of the key go, since one that allows all would make them void.
+# shellcheck disable=SC2016 # expanded there, not here
+restricter='umask 077; IFS= read -r line || exit 1
+key=$(printf "%s\n" "$line" | sed "s/.*\(ssh-ed25519 [^ ]*\).*/\1/"); [ -n "$key" ] || exit 1
+mkdir -p "$HOME/.ssh" || exit 1; file=$HOME/.ssh/authorized_keys
+if [ -f "$file" ] && [ "$(grep -F -- "$key" "$file")" = "$line" ]; then echo present; exit 0; fi
+new=$file.coord-new
+{ if [ -f "$file" ]; then grep -vF -- "$key" "$file"; fi; printf "%s\n" "$line"; } > "$new" || exit 1
+chmod 600 "$new" && mv -f "$new" "$file" && echo installed'
+
+# Names the cluster on its hosts; made once, as coord does.
+cluster_id() {
+    file=$(dirname "$dir")/artifacts/cluster-id
+    if [ ! -f "$file" ]; then
+        mkdir -p "$(dirname "$file")"
+        od -An -N6 -tx1 /dev/urandom | tr -d ' \n' > "$file"
+        echo >> "$file"
+    fi
+    head -n 1 "$file"
+}
+
+# entry PROGRAM: what a login with a restricted key runs, whatever it asks for.
+entry() {
+    cat <<TEXT
+#!/bin/sh
+# Written by \`coord keys bootstrap --restrict\`. A login with the restricted key runs this, whatever it asks for.
+root=\$(CDPATH='' cd -- "\$(dirname -- "\$0")/.." && pwd) || exit 69
+worker=\$root/bin/$1
+case \${SSH_ORIGINAL_COMMAND-} in
+*coord-entry-version*)
+    echo 'coord-entry 1 $1'
+    exit 0
+    ;;
+esac
+"\$worker" start --directory "\$root" --cluster "\$(basename -- "\$root")" </dev/null >/dev/null || exit
+exec "\$worker" bridge --directory "\$root"
+TEXT
+}
+
+# send FILE-THERE SSH-WORDS...: standard input becomes a program there, whole or not at all.
+send() {
+    there=$1
+    shift
+    # shellcheck disable=SC2029,SC2086 # the file's name goes over as it is; several options, in words
+    ssh ${COORD_SSH_OPTIONS:-} "$@" "exec /bin/sh -c 'umask 077; mkdir -p \"\${1%/*}\" && cat > \"\$1.new\" && \
+        chmod 755 \"\$1.new\" && mv -f \"\$1.new\" \"\$1\"' sh $there"
+}
+
+# install_restricted LOGIN PORT STRICT
+install_restricted() {
+    login=$1
+    set -- -p "$2" -o "UserKnownHostsFile=$dir/known_hosts" -o "StrictHostKeyChecking=$3" -o HashKnownHosts=no \
+        -o ConnectTimeout=20
+    # shellcheck disable=SC2086 # several options, in words
+    if ! machine=$(ssh ${COORD_SSH_OPTIONS:-} "$@" -- "$login" uname -sm </dev/null); then
+        say "bootstrap-keys: error: cannot log in as $login to install the key"
+        return 77
+    fi
+    worker=${COORD_WORKERS:-$(dirname "$dir")/artifacts/workers}/${machine#* }-unknown-linux-gnu/coord-worker
+    if [ "${machine%% *}" != Linux ] || [ ! -f "$worker" ]; then
+        say "bootstrap-keys: error: $login is '$machine', and there is no $worker"
+        say ""
+        say "hint: scripts/build-worker on a machine of that kind makes it"
+        return 66
+    fi
+    program=coord-worker-$(sha256sum < "$worker" | cut -c 1-12)
+    # shellcheck disable=SC2016 # expanded there, not here
+    case $agent_dir in
+    \~/*) root='"$HOME"'/${agent_dir#\~/}/$(cluster_id) ;;
+    *) root=$agent_dir/$(cluster_id) ;;
+    esac
+    if ! send "$root/bin/$program" "$@" -- "$login" < "$worker" ||
+        ! entry "$program" | send "$root/bin/coord-entry" "$@" -- "$login"; then
+        say "bootstrap-keys: error: $login: cannot write the worker to $agent_dir"
+        return 77
+    fi
+    line="restrict,command=\"$(printf '%s' "$root/bin/coord-entry" | sed 's/"/\\"/g')\" $(cat "$dir/coord_ed25519.pub")"
+    # shellcheck disable=SC2086 # several options, in words
+    if ! outcome=$(printf '%s\n' "$line" | ssh ${COORD_SSH_OPTIONS:-} "$@" -- "$login" "exec /bin/sh -c '$restricter'"); then
+        say "bootstrap-keys: error: cannot install the key as $login"
+        return 77
+    fi
+    answer=$(ssh "$@" -o BatchMode=yes -o IdentitiesOnly=yes -i "$dir/coord_ed25519" -- "$login" coord-entry-version </dev/null) ||
+        answer=
+    case $answer in
+    "coord-entry 1 $program") say "$login: $(printf '%s\n' "$outcome" | tail -n 1), restricted to the worker's bridge" ;;
+    *)
+        say "bootstrap-keys: error: $login: the key was installed with its restriction, but does something else"
+        say ""
+        say "hint: look for another line of the key in ~/.ssh/authorized_keys there"
+        return 77
+        ;;
+    esac
+}
+
 # is_behind_jump HOST PORT: true when ssh-keyscan can't see the host.
 is_behind_jump() {
     way=$(resolved "$1" "$2" proxyjump)$(resolved "$1" "$2" proxycommand)
@@ -160,7 +258,11 @@ host() {
     else
         pin "${1##*@}" "$2" || code=$?
     fi
-    [ "$code" -ne 0 ] || install "$1" "${1##*@}" "$2" "$strict" || code=$?
+    if [ "$code" -eq 0 ] && [ "$restrict" = yes ]; then
+        install_restricted "$1" "$2" "$strict" || code=$?
+    elif [ "$code" -eq 0 ]; then
+        install "$1" "${1##*@}" "$2" "$strict" || code=$?
+    fi
     [ "$code" -eq 0 ] || failed=$code
 }
 
@@ -172,6 +274,15 @@ while [ $# -gt 0 ]; do
     --dir)
         [ $# -gt 1 ] || usage
         dir=$2
+        shift
+        ;;
+    --restrict) restrict=yes ;;
+    --agent-dir)
+        [ $# -gt 1 ] || usage
+        agent_dir=${2%/}
+        case $agent_dir in
+        *[!A-Za-z0-9_./~@:,-]* | '') die 64 "--agent-dir may have letters, digits and _ . / ~ @ : , - only: $2" ;;
+        esac
         shift
         ;;
     -h | --help | -*) usage ;;

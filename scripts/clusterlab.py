@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import pty
+import select
 import shutil
 import signal
 import socket
@@ -234,6 +236,33 @@ class Lab:
             check(result.returncode == expect,
                   f"coord {' '.join(map(str, arguments))}: exit {result.returncode}, not {expect}\n{result.stdout}{result.stderr}")
         return result
+
+    def at_terminal(self, arguments, question, answers, timeout=60):
+        """Runs a coord command at a terminal of its own and answers each `question`; exit code and all that was shown."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execve(str(COORD), self.command(*arguments), self.environment)
+        shown, answered, deadline = "", 0, time.monotonic() + timeout
+        try:
+            while True:
+                check(time.monotonic() < deadline, f"not within {timeout} s: {shown}")
+                if not select.select([terminal], [], [], 0.5)[0]:
+                    continue
+                try:
+                    piece = os.read(terminal, 4096)
+                except OSError:  # the other side has ended
+                    piece = b""
+                if not piece:
+                    break
+                shown += piece.decode(errors="replace")
+                if shown.count(question) > answered and shown.rstrip(" ").endswith(":"):
+                    check(answered < len(answers), f"asked once too often: {shown}")
+                    os.write(terminal, (answers[answered] + "\n").encode())
+                    answered += 1
+        finally:
+            os.close(terminal)
+            status = os.waitpid(pid, 0)[1]
+        return os.waitstatus_to_exitcode(status), shown
 
     def json(self, *arguments):
         """Runs a coord command with --json; its objects."""

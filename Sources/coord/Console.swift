@@ -76,10 +76,11 @@ struct Console: Sendable {
         guard isatty(0) != 0, tcgetattr(0, &before) == 0 else { return nil }
         var silent = before
         silent.c_lflag &= ~tcflag_t(ECHO)
-        write(question + ": ")
+        // Silent before it is asked: whoever answers at once is not shown, and not thrown away.
         tcsetattr(0, TCSAFLUSH, &silent)
+        write(question + ": ")
         defer {
-            tcsetattr(0, TCSAFLUSH, &before)
+            tcsetattr(0, TCSADRAIN, &before)
             write("\n")
         }
         return readLine().flatMap { $0.isEmpty ? nil : $0 }

@@ -20,7 +20,13 @@ def secrets_stay_secret():
     with NetLab("secrets", mtu=FAST) as lab:
         hosts = [lab.add_host("h0", sshd=f"SetEnv COORD_TOKEN={token}", quota="800m"), lab.add_host("h1")]
         lab.trust(*hosts)
-        entries = "".join(map(lab.entry, hosts))
+        # The second host knows the cluster's own key, restricted to the bridge; it has no other way in.
+        own = lab.folder / "keys" / "coord_ed25519"
+        lab.home.execute(
+            "env", f"COORD_SSH_OPTIONS=-F /dev/null -o IdentitiesOnly=yes -i {lab.key}",
+            f"COORD_WORKERS={lab.environment['COORD_WORKERS']}", ROOT / "scripts" / "bootstrap-keys.sh", "--yes", "--restrict",
+            "--dir", own.parent, f"{hosts[1].user}@{hosts[1].address}", "-p", hosts[1].port)
+        entries = lab.entry(hosts[0]) + lab.entry(hosts[1]).replace(str(lab.key), str(own))
 
         def write(run):
             lab.write(entries, run, "deploy: { host: h0 }\n")
@@ -53,9 +59,10 @@ def secrets_stay_secret():
             lab.write(entries.replace(str(lab.key), str(lab.folder / "missing_key")), RUN, name="wrong.yaml")
             said += texts(lab.coord("up", "-y", "--hosts-only", file=lab.folder / "wrong.yaml", expect=None))
             needles = [form for secret in secrets for form in forms(secret, "a generation's secret")]
-            needles += forms(private_seed(lab.key), "the private key")
-            # The key's own text, of which the fourth line holds the seed.
-            needles += [(lab.key.read_bytes().splitlines()[4], "the private key")]
+            for key, what in ((lab.key, "the private key"), (own, "the restricted private key")):
+                needles += forms(private_seed(key), what)
+                # The key's own text, of which the fourth line holds the seed.
+                needles += [(key.read_bytes().splitlines()[4], what)]
             needles += [(token.encode(), "the serve token")]
             # What cannot find a secret proves nothing: each form is planted once and must be seen.
             check(len(found_in(b"".join(b"x" + needle for needle, _ in needles), needles)) == len(needles), "the search finds nothing")
@@ -70,11 +77,11 @@ def secrets_stay_secret():
         leaks = [f"{what} in {where}" for text, where in zip(said, [f"output {i}" for i in range(len(said))])
                  for what in found_in(text.encode(), needles)]
         leaks += watch.search(needles)
-        in_files = leaks_in_files(lab, hosts, needles)
+        in_files = leaks_in_files(lab, hosts, needles, {lab.key, own})
         check(any("planted.log" in leak for leak in in_files), "the planted file was not found")
         leaks += [leak for leak in in_files if "planted.log" not in leak]
         check(not leaks, "\n".join(sorted(set(leaks))))
-        return f"{len(needles)} forms of {len(secrets) + 2} secrets in {len(watch.seen)} processes and all files: none"
+        return f"{len(needles)} forms of {len(secrets) + 3} secrets in {len(watch.seen)} processes and all files: none"
 
 
 class Watch:
@@ -187,8 +194,8 @@ def http_status(host, port, token):
         return int(connection.recv(4096).split()[1])
 
 
-def leaks_in_files(lab, hosts, needles):
-    """Secrets in files: the workspace but the key file itself, and all that hosts have written."""
+def leaks_in_files(lab, hosts, needles, keys):
+    """Secrets in files: the workspace but the key files themselves, and all that hosts have written."""
     leaks, count = [], 0
     roots = [lab.folder] + [host.path(place) for host in hosts for place in ("/root", "/home", "/tmp", "/run", "/var", "/dev/shm")]
     for root in roots:
@@ -196,7 +203,7 @@ def leaks_in_files(lab, hosts, needles):
             for name in names:
                 path = pathlib.Path(folder) / name
                 # sshd's own configuration holds the token because the test put it there.
-                if path in (lab.key, lab.folder / "hosts/h0/etc/ssh/sshd_config") or not path.is_file() or path.is_symlink():
+                if path in keys | {lab.folder / "hosts/h0/etc/ssh/sshd_config"} or not path.is_file() or path.is_symlink():
                     continue
                 count += 1
                 leaks += [f"{what} in {path}" for what in found_in(path.read_bytes(), needles)]

@@ -1,17 +1,25 @@
 internal import Basics
 public import ClusterFile
-internal import Remote
+public import Remote
 internal import Wire
 
 /// Looks at one host the way `coord up` would, step by step; it makes the host's folder and changes nothing else.
 public struct HostDoctor: Sendable {
     private let spec: HostSpec
     private let workspace: Workspace
+    private let passphrase: PassphraseSource
 
     /// Looks at `spec`.
-    public init(_ spec: HostSpec, workspace: Workspace) {
+    ///
+    /// - Parameter passphrase: asked for that of an encrypted key which is in no agent.
+    public init(
+        _ spec: HostSpec,
+        workspace: Workspace,
+        passphrase: @escaping PassphraseSource = { _ in nil }
+    ) {
         self.spec = spec
         self.workspace = workspace
+        self.passphrase = passphrase
     }
 
     /// Connects and looks; an unknown host key is a finding, never accepted.
@@ -21,7 +29,9 @@ public struct HostDoctor: Sendable {
     public func examine() -> [DoctorCheck] {
         var findings = Findings(host: spec.name)
         let host: any Host =
-            spec.isLocal ? LocalHost(name: spec.name) : SSHHost(workspace.endpoint(spec), policy: .strict)
+            spec.isLocal
+            ? LocalHost(name: spec.name)
+            : SSHHost(workspace.endpoint(spec), policy: .strict, passphrase: passphrase)
         defer { host.close() }
         do {
             guard let facts = try look(host, &findings) else {

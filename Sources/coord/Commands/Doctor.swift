@@ -3,6 +3,7 @@ internal import Basics
 internal import ClusterFile
 internal import Coordinator
 internal import Foundation
+internal import Remote
 internal import Synchronization
 
 struct Doctor: CoordCommand {
@@ -28,9 +29,10 @@ struct Doctor: CoordCommand {
         let specs = file.hosts.filter { hosts.isEmpty || hosts.contains($0.name) }
         let found = Mutex<[String: [DoctorCheck]]>([:])
         let answered = DispatchSemaphore(value: 0)
+        let passphrases = Passphrases(console)
         for spec in specs {
             OSThread.start(name: "doctor") {
-                let checks = HostDoctor(spec, workspace: workspace).examine()
+                let checks = HostDoctor(spec, workspace: workspace, passphrase: passphrases.answer).examine()
                 found.withLock { $0[spec.name] = checks }
                 answered.signal()
             }
@@ -54,6 +56,23 @@ struct Doctor: CoordCommand {
                 : "\(failed.count) checks failed",
             hint: first.remedy
         )
+    }
+
+    /// Asks at the terminal, one question at a time, and for each key once until the words do not fit.
+    private final class Passphrases: Sendable {
+        private let console: Console
+        private let known = Mutex<[String: String]>([:])
+
+        init(_ console: Console) { self.console = console }
+
+        func answer(_ question: PassphraseQuestion) -> Redacted<String>? {
+            known.withLock { known in
+                if question.attempt == 1, let words = known[question.path] { return Redacted(words) }
+                guard !console.isJSON, question.attempt <= 3 else { return nil }
+                known[question.path] = console.secret("passphrase of \(question.path)")
+                return known[question.path].map { Redacted($0) }
+            }
+        }
     }
 
     private func show(_ check: DoctorCheck, _ console: Console) {
