@@ -2,18 +2,24 @@
 
 #include <string.h>
 
+#define COORD_ENTRY(name, arguments, ...) .name = SET(name),
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #define SET(name) name##_v2
 #pragma clang attribute push(__attribute__((target("sse4.2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
+#include "OptimizerBodies.h"
+#include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
 
 #define SET(name) name##_v3
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
+#include "OptimizerBodies.h"
+#include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
 
@@ -22,6 +28,8 @@
     __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
     apply_to = function)
 #include "KernelBodies.h"
+#include "OptimizerBodies.h"
+#include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
 
@@ -47,6 +55,8 @@ void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
 
 #define SET(name) name##_generic
 #include "KernelBodies.h"
+#include "OptimizerBodies.h"
+#include "KernelTable.h"
 #undef SET
 
 const coord_kernels *coord_kernels_for(int level) { return level == 0 ? &table_generic : NULL; }

@@ -369,12 +369,3 @@ static void SET(adamw)(
         p[i] = p[i] * keep - step * (m[i] / denominator);
     }
 }
-
-static const coord_kernels SET(table) = {
-    .add = SET(add), .tree_sum = SET(tree_sum), .divide = SET(divide), .scale = SET(scale),
-    .sum_squares = SET(sum_squares), .moments = SET(moments), .normalize = SET(normalize),
-    .bias_rows = SET(bias_rows), .bias_planes = SET(bias_planes), .column_sums = SET(column_sums),
-    .row_sums = SET(row_sums), .relu = SET(relu), .relu_backward = SET(relu_backward), .softmax = SET(softmax),
-    .cross_entropy = SET(cross_entropy), .im2col = SET(im2col), .col2im = SET(col2im), .maxpool = SET(maxpool),
-    .maxpool_backward = SET(maxpool_backward), .sgd = SET(sgd), .adamw = SET(adamw),
-};

@@ -79,21 +79,41 @@ extension ClusterFile {
           # Default: auto, the largest up to 16 that leaves at least 32 samples a lane.
           lanes: auto
           # The optimizer by `type`. Default: adamw.
-          #   both         `learning_rate`, greater than 0; `weight_decay`, 0 or greater; `clip_norm`, the largest norm
+          #   all          `learning_rate`, greater than 0; `weight_decay`, 0 or greater; `clip_norm`, the largest norm
           #                of the whole gradient. Default of `clip_norm`: no clipping
           #   adamw        `beta1` and `beta2`, how slowly the averages of gradient and square move; `epsilon`
+          #   adam         as adamw, but the decay is added to the gradient
           #   sgd          `momentum`, at least 0 and less than 1; `nesterov`, true or false
+          #   rmsprop      `alpha`, how slowly the average of the square moves; `epsilon`; `momentum`
+          #   lamb         as adamw, each tensor's step as long as its weights: for very large batches
+          #   lion         the sign of the averaged gradient: a tenth of adamw's rate, ten times its decay
           optimizer: { type: adamw, learning_rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+          # optimizer: { type: adam, learning_rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0 }
           # optimizer: { type: sgd, learning_rate: 0.01, momentum: 0, nesterov: false, weight_decay: 0 }
+          # optimizer: { type: rmsprop, learning_rate: 0.01, alpha: 0.99, epsilon: 1e-8, momentum: 0, weight_decay: 0 }
+          # optimizer: { type: lamb, learning_rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-6, weight_decay: 0.01 }
+          # optimizer: { type: lion, learning_rate: 0.0001, beta1: 0.9, beta2: 0.99, weight_decay: 0 }
           # The learning rate over time by `type`. Default: constant.
           #   all          `warmup_steps`, steps in which the rate rises from 0; longer than the run is an error
           #   step         times `factor` after every `every_epochs` epochs
           #   cosine       falls along half a cosine to `minimum_factor` of the rate
           #   one_cycle    rises, then falls below the start, once over the run
+          #   plateau      times `factor` when the monitored metric has not become better by more than `improvement`
+          #                for more than `patience` epochs
           schedule: { type: constant, warmup_steps: 0 }
           # schedule: { type: step, every_epochs: 10, factor: 0.1, warmup_steps: 0 }
           # schedule: { type: cosine, minimum_factor: 0, warmup_steps: 0 }
           # schedule: { type: one_cycle, warmup_steps: 0 }
+          # schedule: { type: plateau, patience: 10, factor: 0.1, improvement: 0, warmup_steps: 0 }
+          # Parts that each lane's share of a batch is computed in, one after the other: less memory, the same batch.
+          accumulate: 1                         # the result depends on it. Default: 1
+          # Moving average of the weights, `averaging` times the old one after each step: it is what is judged, saved
+          # and served. 0.999 suits long runs.
+          averaging: 0                          # at least 0 and less than 1. Default: 0, none
+          # Ends the run when the monitored metric has not become better for a while.
+          early_stop:
+            patience: 0                         # epochs without a better value; 0 is never. Default: 0
+            improvement: 0                      # how much better counts. Default: 0, any better
           seed: 42                              # keys everything random, 0 or greater. Default: 42
           # Checkpoints that stay without being pinned. More of them cost disk.
           keep:

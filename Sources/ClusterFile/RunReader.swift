@@ -31,9 +31,25 @@ struct RunReader {
             run.monitor = known
         }
         if let split = section.section("split") { run.split = self.split(split) }
+        if let parts = section.integer("accumulate", in: 1...65536), parts > 1 {
+            run.accumulate = parts
+            let share = run.batch / run.lanes
+            if parts > share, let value = section.value("accumulate") {
+                section.bad(value, "must be at most \(share), the samples of a lane, not \(parts)")
+            }
+        }
+        if let decay = section.number("averaging", .fraction), decay > 0 { run.averaging = decay }
+        if let stop = section.section("early_stop") { run.earlyStop = earlyStop(stop) }
         let kernels = self.kernels(section)
         section.reportUnknownKeys()
         return (run, kernels)
+    }
+
+    private static func earlyStop(_ section: Section) -> EarlyStopSpec? {
+        let patience = section.integer("patience", in: 0...1_000_000) ?? 0
+        let improvement = section.number("improvement", .notNegative) ?? 0
+        section.reportUnknownKeys()
+        return patience > 0 ? EarlyStopSpec(patience: patience, improvement: improvement) : nil
     }
 
     private static func typed(

@@ -38,29 +38,51 @@ struct TypeTable {
     ])
 
     // No value of `clip_norm` means "off", so it is left out of the record when the file does not give it.
+    private static func optimizer(
+        _ name: String,
+        rate: Double,
+        decay: SpecValue,
+        _ own: [Parameter]
+    ) -> (name: String, parameters: [Parameter]) {
+        (
+            name,
+            [Parameter("learning_rate", .number(.positive), .number(rate))] + own + [
+                Parameter("weight_decay", .number(.notNegative), decay),
+                Parameter("clip_norm", .number(.positive), nil),
+            ]
+        )
+    }
+
+    private static func moments(_ second: Double, epsilon: Double?) -> [Parameter] {
+        [
+            Parameter("beta1", .number(.fraction), .number(0.9)),
+            Parameter("beta2", .number(.fraction), .number(second)),
+        ] + (epsilon.map { [Parameter("epsilon", .number(.positive), .number($0))] } ?? [])
+    }
+
+    private static let momentum = Parameter("momentum", .number(.fraction), .integer(0))
+
     static let optimizers = TypeTable(
         types: [
-            (
+            optimizer(
                 "sgd",
+                rate: 0.01,
+                decay: .integer(0),
+                [momentum, Parameter("nesterov", .boolean, .boolean(false))]
+            ),
+            optimizer("adam", rate: 0.001, decay: .integer(0), moments(0.999, epsilon: 1e-8)),
+            optimizer("adamw", rate: 0.001, decay: .number(0.01), moments(0.999, epsilon: 1e-8)),
+            optimizer(
+                "rmsprop",
+                rate: 0.01,
+                decay: .integer(0),
                 [
-                    Parameter("learning_rate", .number(.positive), .number(0.01)),
-                    Parameter("momentum", .number(.fraction), .integer(0)),
-                    Parameter("nesterov", .boolean, .boolean(false)),
-                    Parameter("weight_decay", .number(.notNegative), .integer(0)),
-                    Parameter("clip_norm", .number(.positive), nil),
+                    Parameter("alpha", .number(.fraction), .number(0.99)),
+                    Parameter("epsilon", .number(.positive), .number(1e-8)), momentum,
                 ]
             ),
-            (
-                "adamw",
-                [
-                    Parameter("learning_rate", .number(.positive), .number(0.001)),
-                    Parameter("beta1", .number(.fraction), .number(0.9)),
-                    Parameter("beta2", .number(.fraction), .number(0.999)),
-                    Parameter("epsilon", .number(.positive), .number(1e-8)),
-                    Parameter("weight_decay", .number(.notNegative), .number(0.01)),
-                    Parameter("clip_norm", .number(.positive), nil),
-                ]
-            ),
+            optimizer("lamb", rate: 0.001, decay: .number(0.01), moments(0.999, epsilon: 1e-6)),
+            optimizer("lion", rate: 0.0001, decay: .integer(0), moments(0.99, epsilon: nil)),
         ],
         fallback: "adamw"
     )
@@ -78,6 +100,14 @@ struct TypeTable {
             ),
             ("cosine", [Parameter("minimum_factor", .number(.fraction), .integer(0)), warmup]),
             ("one_cycle", [warmup]),
+            (
+                "plateau",
+                [
+                    Parameter("patience", .integer(0...1_000_000), .integer(10)),
+                    Parameter("factor", .number(.fraction), .number(0.1)),
+                    Parameter("improvement", .number(.notNegative), .integer(0)), warmup,
+                ]
+            ),
         ],
         fallback: "constant"
     )

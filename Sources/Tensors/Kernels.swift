@@ -7,7 +7,7 @@ internal import CKernels
 /// activations are `[C, B, H, W]`.
 public struct Kernels: @unchecked Sendable {
     // Safety: points at a constant table of function pointers.
-    private let table: UnsafePointer<coord_kernels>
+    let table: UnsafePointer<coord_kernels>
     /// Which set.
     public let set: KernelSet
 

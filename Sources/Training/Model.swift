@@ -15,6 +15,8 @@ public struct Model: Sendable {
     public let parameters: [ParameterSlice]
     /// Numbers in the arena, N: slices start at multiples of 16, what lies between stays 0.
     public let parameterCount: Int
+    /// Numbers that are trained; running statistics follow them.
+    public let trainedCount: Int
 
     let layers: [any Layer]
     /// How the first layer wants its samples.
@@ -84,6 +86,7 @@ public struct Model: Sendable {
         layers = builder.layers
         parameters = builder.layers.flatMap(\.parameters)
         parameterCount = builder.next
+        trainedCount = builder.next
         input =
             spec.type == "simple_cnn"
             ? .planes(channels: inputShape[0], height: inputShape[1], width: inputShape[2]) : .flat(features)
@@ -95,8 +98,12 @@ public struct Model: Sendable {
     func initialize(_ weights: UnsafeMutablePointer<Float>, seed: UInt64) {
         let random = RandomSource(seed: seed)
         for (index, slice) in parameters.enumerated() {
-            let bound = Float(1 / Double(slice.fanIn).squareRoot())
             let target = weights + slice.offset
+            guard case .fanIn(let fanIn) = slice.start else {
+                Self.fill(target, slice, random, index)
+                continue
+            }
+            let bound = Float(1 / Double(fanIn).squareRoot())
             for block in 0..<((slice.count + 3) / 4) {
                 let four = random.block(.initialization, layer: index, position: block)
                 for i in 0..<min(4, slice.count - 4 * block) {
@@ -106,13 +113,42 @@ public struct Model: Sendable {
         }
     }
 
+    /// Fills a slice that does not start uniform.
+    ///
+    /// A normal number is the sum of twelve uniform ones, less six: no libm.
+    private static func fill(
+        _ target: UnsafeMutablePointer<Float>,
+        _ slice: ParameterSlice,
+        _ random: RandomSource,
+        _ index: Int
+    ) {
+        switch slice.start {
+        case .fanIn: break
+        case .constant(let value): target.update(repeating: value, count: slice.count)
+        case .normal(let deviation):
+            for i in 0..<slice.count {
+                var sum: Float = 0
+                for part in 0..<3 {
+                    let four = random.block(.initialization, layer: index, position: 3 * i + part)
+                    for j in 0..<4 { sum += RandomSource.unit(four[j]) }
+                }
+                target[i] = (sum - 6) * deviation
+            }
+        }
+    }
+
     /// The parameters as tensors of a file.
     ///
     /// - Parameters:
     ///   - arena: `[N]`.
     ///   - prefix: set before each name.
-    func tensors(_ arena: UnsafePointer<Float>, prefix: String = "") -> [SafeTensors.Tensor] {
-        parameters.map {
+    ///   - statistics: whether running statistics are among them.
+    func tensors(
+        _ arena: UnsafePointer<Float>,
+        prefix: String = "",
+        statistics: Bool = true
+    ) -> [SafeTensors.Tensor] {
+        parameters.filter { statistics || $0.statisticMomentum == nil }.map {
             SafeTensors.Tensor(
                 name: prefix + $0.name,
                 shape: $0.shape,
@@ -124,8 +160,13 @@ public struct Model: Sendable {
     /// Fills an arena from a file.
     ///
     /// - Throws: `TensorsError` when a tensor is missing or has another shape.
-    func load(_ arena: UnsafeMutablePointer<Float>, from file: SafeTensors, prefix: String = "") throws {
-        for slice in parameters {
+    func load(
+        _ arena: UnsafeMutablePointer<Float>,
+        from file: SafeTensors,
+        prefix: String = "",
+        statistics: Bool = true
+    ) throws {
+        for slice in parameters where statistics || slice.statisticMomentum == nil {
             try file.copyFloats(
                 prefix + slice.name,
                 shape: slice.shape,
@@ -144,7 +185,7 @@ private struct Builder {
     private var convolutionCount = 0
 
     private mutating func slice(_ name: String, _ shape: [Int], fanIn: Int) -> ParameterSlice {
-        let slice = ParameterSlice(name: name, shape: shape, offset: next, fanIn: fanIn)
+        let slice = ParameterSlice(name: name, shape: shape, offset: next, start: .fanIn(fanIn))
         next = (next + slice.count + 15) / 16 * 16
         return slice
     }

@@ -22,6 +22,8 @@ final class Workspace {
     private let placesOffset: [Int]
     /// Softmax of the logits, and the gradient at the logits.
     private let logitGradients: FloatArena
+    /// Where the gradient of a further part of a microbatch goes before it is added, `[N]`.
+    private(set) lazy var partGradient = FloatArena(count: model.parameterCount)
 
     /// - Parameter trains: false leaves out what only backward needs.
     init(model: Model, kernels: Kernels, capacity: Int, trains: Bool) {

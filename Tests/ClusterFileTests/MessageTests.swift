@@ -51,8 +51,8 @@ struct MessageTests {
             "4:50: `run.engine` must be native or torch, not `nativ`; did you mean `native`?"
         ),
         (
-            "optimizer: { type: adam }",
-            "4:61: `run.optimizer.type` must be sgd or adamw, not `adam`; did you mean `adamw`?"
+            "optimizer: { type: adan }",
+            "4:61: `run.optimizer.type` must be sgd, adam, adamw, rmsprop, lamb or lion, not `adan`; did you mean `adam`?"
         ),
         (
             "optimizer: { learning_rate: 0 }",
@@ -80,7 +80,7 @@ struct MessageTests {
         ),
         (
             "schedule: { type: cosinus }",
-            "4:60: `run.schedule.type` must be constant, step, cosine or one_cycle, not `cosinus`"
+            "4:60: `run.schedule.type` must be constant, step, cosine, one_cycle or plateau, not `cosinus`"
                 + "; did you mean `cosine`?"
         ),
         (
@@ -104,6 +104,15 @@ struct MessageTests {
         (
             "split: { validation: 20 }",
             "4:63: `run.split.validation` must be at least 0 and less than 1, not 20"
+        ),
+        ("averaging: 1", "4:53: `run.averaging` must be at least 0 and less than 1, not 1"),
+        (
+            "batch: 8, lanes: 4, accumulate: 3",
+            "4:80: `run.accumulate` must be at most 2, the samples of a lane, not 3"
+        ),
+        (
+            "early_stop: { patients: 3 }",
+            "4:56: unknown key `patients` in `run.early_stop`; did you mean `patience`?"
         ),
         ("seed: -1", "4:48: `run.seed` must be at least 0, not -1"),
         ("kernels: v5", "4:51: `run.kernels` must be auto, v2, v3 or v4, not `v5`"),

@@ -35,7 +35,7 @@ struct ReferenceTests {
 
     @Test func itParsesAndSoDoesEachAlternative() throws {
         _ = try ClusterFile.parse(text: ClusterFile.reference, path: "reference")
-        #expect(alternatives.count == 9)
+        #expect(alternatives.count == 14)
         for alternative in alternatives {
             let reading = reading(alternative: alternative)
             _ = ClusterFile.read(reading)

@@ -175,7 +175,7 @@ private enum Oracle {
     }
 
     private func slice(_ name: String, _ shape: [Int], at offset: Int) -> ParameterSlice {
-        ParameterSlice(name: name, shape: shape, offset: offset, fanIn: 1)
+        ParameterSlice(name: name, shape: shape, offset: offset, start: .fanIn(1))
     }
 
     @Test func denseMatchesCentralDifferences() throws {

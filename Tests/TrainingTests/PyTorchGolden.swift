@@ -16,6 +16,12 @@ private struct Facts: Decodable {
     var classes: Int
     var cases: [String: Case]
     var rates: [String: [Double]]
+    var plateau: Plateau
+
+    struct Plateau: Decodable {
+        var heard: [Double]
+        var rates: [Double]
+    }
 
     static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .appending(path: "Fixtures")
@@ -74,6 +80,34 @@ private struct FixtureSamples: SampleSource {
     }
 
     private let optimizers = [
+        "adam": TypedSpec(
+            type: "adam",
+            parameters: [
+                "learning_rate": .number(0.003), "beta1": .number(0.9), "beta2": .number(0.99),
+                "epsilon": .number(1e-8), "weight_decay": .number(0.05),
+            ]
+        ),
+        "rmsprop": TypedSpec(
+            type: "rmsprop",
+            parameters: [
+                "learning_rate": .number(0.002), "alpha": .number(0.95), "epsilon": .number(1e-6),
+                "momentum": .number(0.8), "weight_decay": .number(0.01),
+            ]
+        ),
+        "lamb": TypedSpec(
+            type: "lamb",
+            parameters: [
+                "learning_rate": .number(0.01), "beta1": .number(0.9), "beta2": .number(0.99),
+                "epsilon": .number(1e-6), "weight_decay": .number(0.05),
+            ]
+        ),
+        "lion": TypedSpec(
+            type: "lion",
+            parameters: [
+                "learning_rate": .number(0.002), "beta1": .number(0.9), "beta2": .number(0.95),
+                "weight_decay": .number(0.1),
+            ]
+        ),
         "sgd": TypedSpec(
             type: "sgd",
             parameters: [
@@ -134,8 +168,31 @@ private struct FixtureSamples: SampleSource {
 
     @Test(arguments: ["mlp", "cnn"], ["sgd", "adamw"])
     func twentyLossesAndTheFinalWeightsArePyTorchs(name: String, optimizer: String) throws {
-        let samples = try FixtureSamples(name, lanes: 4)
+        let (recorder, parameters) = try train(name, optimizer)
         let file = try Facts.tensors(name)
+        let result = try SafeTensors(reading: recorder.weights)
+        for slice in parameters {
+            expectClose(
+                try result.floats(slice.name),
+                try file.floats("final.\(optimizer).\(slice.name)").map(Double.init),
+                atol: 5e-5,
+                rtol: 1e-4,
+                "final \(slice.name)"
+            )
+        }
+        let epoch = try #require(recorder.epochs.first)
+        #expect(epoch.valLoss == nil && epoch.valAccuracy == nil)
+    }
+
+    /// Adam and RMSprop are PyTorch's; LAMB and Lion are the papers', written out in the generator.
+    @Test(arguments: ["adam", "rmsprop", "lamb", "lion"])
+    func twentyLossesOfTheOtherOptimizersAreTheirReferences(optimizer: String) throws {
+        _ = try train("mlp", optimizer)
+    }
+
+    /// Twenty steps from the fixture's weights; the losses must be the fixture's.
+    private func train(_ name: String, _ optimizer: String) throws -> (Recorder, [ParameterSlice]) {
+        let samples = try FixtureSamples(name, lanes: 4)
         let facts = try Facts.read()
         let channels = samples.shape.count == 3 ? samples.shape[0] : 1
         let record = Made.record(
@@ -156,7 +213,7 @@ private struct FixtureSamples: SampleSource {
             observer: recorder,
             resume: nil,
             start: (
-                file, "initial.",
+                try Facts.tensors(name), "initial.",
                 Normalization(
                     mean: [Float](repeating: 0, count: channels),
                     deviation: [Float](repeating: 1, count: channels)
@@ -166,18 +223,22 @@ private struct FixtureSamples: SampleSource {
         try loop.run()
         let losses = try #require(facts.cases[name]?.losses[optimizer])
         expectClose(recorder.steps.map { Float($0.loss) }, losses, atol: 2e-5, rtol: 2e-5, "losses")
-        let result = try SafeTensors(reading: recorder.weights)
-        for slice in loop.model.parameters {
-            expectClose(
-                try result.floats(slice.name),
-                try file.floats("final.\(optimizer).\(slice.name)").map(Double.init),
-                atol: 5e-5,
-                rtol: 1e-4,
-                "final \(slice.name)"
-            )
+        return (recorder, loop.model.parameters)
+    }
+
+    @Test func aPlateauReducesTheRateWherePyTorchDoes() throws {
+        let facts = try Facts.read()
+        let spec = TypedSpec(
+            type: "plateau",
+            parameters: ["factor": .number(0.5), "patience": .integer(1), "improvement": .number(0.005)]
+        )
+        let schedule = try Schedule(spec, rate: 0.1, stepsPerEpoch: 8, epochs: 12)
+        var progress = Progress()
+        for (value, expected) in zip(facts.plateau.heard, facts.plateau.rates) {
+            schedule.hear(value, isLargerBetter: true, &progress)
+            #expect(abs(schedule.rate(at: 9, reductions: progress.reductions) - expected) < 1e-9 * expected)
         }
-        let epoch = try #require(recorder.epochs.first)
-        #expect(epoch.valLoss == nil && epoch.valAccuracy == nil)
+        #expect(progress.reductions > 2)
     }
 
     @Test(arguments: ["mlp", "cnn"])

@@ -132,6 +132,19 @@ public struct SplitSpec: Hashable, Sendable, Codable {
     }
 }
 
+/// When a run ends before its last epoch.
+public struct EarlyStopSpec: Hashable, Sendable, Codable {
+    /// Epochs without a better value of the monitored metric, after which the run ends; ≥ 1.
+    public var patience: Int
+    /// How much better counts as better; 0 = any.
+    public var improvement: Double
+    /// Both fields.
+    public init(patience: Int, improvement: Double = 0) {
+        self.patience = patience
+        self.improvement = improvement
+    }
+}
+
 /// What the user asks for, complete: every default filled in, every `auto` resolved from the run file alone.
 public struct RunSpec: Hashable, Sendable, Codable {
     /// The run's name, for people and for the model it makes.
@@ -146,10 +159,16 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var batch: Int
     /// Lanes, a power of two that divides `batch`.
     public var lanes: Int
-    /// `sgd` or `adamw` with `learning_rate` and more.
+    /// `sgd`, `adamw` or another with `learning_rate` and more.
     public var optimizer: TypedSpec
-    /// `constant`, `step`, `cosine`, `one_cycle` with `warmup_steps` and more.
+    /// `constant`, `step`, `cosine`, `one_cycle`, `plateau` with `warmup_steps` and more.
     public var schedule: TypedSpec
+    /// Passes that a lane's share of a batch is cut into, to need less memory; nil = 1.
+    public var accumulate: Int?
+    /// Decay of the moving average of the weights, which is then what is judged and saved; nil = none is kept.
+    public var averaging: Double?
+    /// When the run ends early; nil = never.
+    public var earlyStop: EarlyStopSpec?
     /// Keys everything random.
     public var seed: UInt64
     /// Which checkpoints stay.
@@ -172,7 +191,10 @@ public struct RunSpec: Hashable, Sendable, Codable {
         seed: UInt64 = 42,
         keep: KeepSpec = KeepSpec(),
         monitor: String = "val_accuracy",
-        split: SplitSpec = SplitSpec()
+        split: SplitSpec = SplitSpec(),
+        accumulate: Int? = nil,
+        averaging: Double? = nil,
+        earlyStop: EarlyStopSpec? = nil
     ) {
         self.name = name
         self.engine = engine
@@ -186,6 +208,9 @@ public struct RunSpec: Hashable, Sendable, Codable {
         self.keep = keep
         self.monitor = monitor
         self.split = split
+        self.accumulate = accumulate
+        self.averaging = averaging
+        self.earlyStop = earlyStop
     }
 }
 

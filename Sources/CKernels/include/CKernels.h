@@ -26,6 +26,39 @@ typedef struct {
     float keep, step, root2, take1, beta2, take2, epsilon;
 } coord_adamw_scalars;
 
+// Kernels of optimizers beside the two above: X(name, (arguments), parameters).
+#define COORD_OPTIMIZER_KERNELS(X)                                                                                  \
+    /* y += a * x */                                                                                                \
+    X(axpy, (y, x, a, n), float *y, const float *x, float a, size_t n)                                              \
+    /* y += t * (x - y) */                                                                                          \
+    X(lerp, (y, x, t, n), float *y, const float *x, float t, size_t n)                                              \
+    /* As torch.optim.RMSprop; b is NULL without momentum. */                                                       \
+    X(rmsprop, (p, g, v, b, s, n), float *p, const float *g, float *v, float *b, const coord_rmsprop_scalars *s,    \
+      size_t n)                                                                                                     \
+    /* c = beta1 * m + take1 * g; p = p * keep - rate * sign(c); m = beta2 * m + take2 * g */                       \
+    X(lion, (p, g, m, s, n), float *p, const float *g, float *m, const coord_lion_scalars *s, size_t n)             \
+    /* Moments as AdamW's; leaves in g the update (m / c1) / (sqrt(v) / root2 + epsilon) + decay * p. */            \
+    X(lamb, (p, g, m, v, s, n), const float *p, float *g, float *m, float *v, const coord_lamb_scalars *s, size_t n)
+
+/// Scalars of one RMSprop step: `take` = 1 - alpha.
+typedef struct {
+    float rate, alpha, take, epsilon, momentum;
+} coord_rmsprop_scalars;
+
+/// Scalars of one Lion step: `keep` = 1 - rate * decay, `take1` = 1 - beta1, `take2` = 1 - beta2.
+typedef struct {
+    float rate, keep, beta1, take1, beta2, take2;
+} coord_lion_scalars;
+
+/// Scalars of one LAMB step: `root2` = sqrt(1 - beta2^t), `correction1` = 1 - beta1^t.
+typedef struct {
+    float take1, beta2, take2, correction1, root2, epsilon, decay;
+} coord_lamb_scalars;
+
+#define COORD_FIELD(name, arguments, ...) void (*name)(__VA_ARGS__);
+#define COORD_DOOR(name, arguments, ...)                                        \
+    static inline void coord_##name(const coord_kernels *k, __VA_ARGS__) { k->name arguments; }
+
 /// The kernels of one instruction set.
 typedef struct coord_kernels coord_kernels;
 struct coord_kernels {
@@ -52,6 +85,7 @@ struct coord_kernels {
     void (*maxpool_backward)(float *dx, const uint8_t *where, const float *dy, const coord_window *w);
     void (*sgd)(float *p, const float *g, float *m, const coord_sgd_scalars *s, size_t n);
     void (*adamw)(float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n);
+    COORD_OPTIMIZER_KERNELS(COORD_FIELD)
 };
 
 /// The kernels for an x86-64 level (2, 3, 4; 0 = this architecture's only set); NULL when there is no such set here.
@@ -136,3 +170,4 @@ static inline void coord_adamw(
     const coord_kernels *k, float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n) {
     k->adamw(p, g, m, v, s, n);
 }
+COORD_OPTIMIZER_KERNELS(COORD_DOOR)

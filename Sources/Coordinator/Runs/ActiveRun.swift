@@ -43,6 +43,15 @@ struct ActiveRun {
     /// Optimizer steps of the whole run.
     var totalSteps: Int { stepsPerEpoch * record.spec.epochs }
 
+    /// Whether a checkpoint is the run's last one: of the last epoch, or the one that an early stop ended with.
+    func isLast(_ epoch: Int, weights found: Digest?) -> Bool {
+        if epoch == record.spec.epochs { return true }
+        return record.spec.earlyStop != nil && weights != nil && found == weights
+    }
+
+    /// Whether an epoch may be the last; with an early stop each may.
+    func mayBeLast(_ epoch: Int) -> Bool { record.spec.earlyStop != nil || epoch == record.spec.epochs }
+
     /// Keeps the newest steps and measures them.
     mutating func add(_ steps: [StepMetric]) {
         window += steps

@@ -181,7 +181,7 @@ extension Coordinator {
         case .failed(let message, let hint): feed(.failed(member: event.member, message: message, hint: hint))
         case .exited(let end): feed(.exited(member: event.member, end: end))
         case .checkpointFailed(let epoch, let message):
-            if epoch == active.record.spec.epochs { self.active?.checkpointFailure = message }
+            if active.mayBeLast(epoch) { self.active?.checkpointFailure = message }
             tell(active.id, .note("\(host): checkpoint of epoch \(epoch) was not kept: \(message)"))
         case .pace(let generation, let pace):
             feed(.pace(member: event.member, generation: generation, pace))

@@ -295,7 +295,7 @@ extension Coordinator {
             return
         }
         let last = read { try $0.checkpoints(of: active.id) }
-            .filter { $0.epoch == active.record.spec.epochs && $0.isUsable }
+            .filter { active.isLast($0.epoch, weights: $0.weights) && $0.isUsable }
         guard let model = last.last(where: \.isHome), let weights = active.weights ?? model.weights else {
             // Otherwise it is on its way, or on a host that will be back.
             guard let failure = active.checkpointFailure else { return }

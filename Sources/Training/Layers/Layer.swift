@@ -24,8 +24,29 @@ public struct ParameterSlice: Hashable, Sendable {
     public var shape: [Int]
     /// Where the slice starts, a multiple of 16 numbers.
     public var offset: Int
-    /// Inputs that one output sums; sets the range of the initial values.
-    public var fanIn: Int
+    /// How the slice starts.
+    public var start: Start
+    /// Set for running statistics, which are not trained: how far one step moves them, in 0...1.
+    public var statisticMomentum: Float?
+
+    /// How a slice starts.
+    public enum Start: Hashable, Sendable {
+        /// U(±1/√fan-in), PyTorch's default for dense and convolution layers; the inputs that one output sums.
+        case fanIn(Int)
+        /// Normal with this deviation.
+        case normal(Float)
+        /// The same number everywhere.
+        case constant(Float)
+    }
+
+    /// A slice; running statistics name their momentum.
+    public init(name: String, shape: [Int], offset: Int, start: Start, statisticMomentum: Float? = nil) {
+        self.name = name
+        self.shape = shape
+        self.offset = offset
+        self.start = start
+        self.statisticMomentum = statisticMomentum
+    }
 
     /// Numbers in the slice.
     public var count: Int { shape.reduce(1, *) }

@@ -52,6 +52,8 @@ struct TrainingState: Codable, Equatable {
     var optimizer: Digest
     /// Of the last finished epoch.
     var metrics: Metrics?
+    /// What validation has said so far; nil when nothing listens.
+    var progress: Progress?
 }
 
 extension RunRecord {

@@ -22,6 +22,7 @@ public final class TrainingLoop {
     private let optimizer: Optimizer
     private let schedule: Schedule
     private let weights: FloatArena
+    private let average: WeightAverage?
     private let sum: FloatArena
     private let tree: LaneTree
     private let workspaces: [Workspace]
@@ -94,7 +95,12 @@ public final class TrainingLoop {
         self.observer = observer
         let kernels = try Kernels(record.kernels)
         let model = try Model(spec.model, inputShape: samples.shape, classCount: samples.classes.count)
-        let optimizer = try Optimizer(spec.optimizer, parameterCount: model.parameterCount)
+        let optimizer = try Optimizer(
+            spec.optimizer,
+            parameterCount: model.parameterCount,
+            slices: model.parameters
+        )
+        let part = try Self.partSize(spec)
         self.kernels = kernels
         self.model = model
         self.optimizer = optimizer
@@ -107,10 +113,11 @@ public final class TrainingLoop {
         let pool = LanePool(size: max(1, laneThreads))
         self.pool = pool
         weights = FloatArena(count: model.parameterCount)
+        average = spec.averaging.map { WeightAverage(decay: $0, count: model.parameterCount) }
         sum = FloatArena(count: model.parameterCount)
         tree = LaneTree(laneCount: spec.lanes, count: model.parameterCount)
         workspaces = (0..<pool.size).map { _ in
-            Workspace(model: model, kernels: kernels, capacity: spec.batch / spec.lanes, trains: true)
+            Workspace(model: model, kernels: kernels, capacity: part, trains: true)
         }
         let configuration = try record.configurationDigest()
         if let resume {
@@ -124,9 +131,15 @@ public final class TrainingLoop {
             }
             state = resume.state
             signature = resume.signature
-            try model.load(weights.pointer, from: resume.weights)
+            try model.load((average?.arena ?? weights).pointer, from: resume.weights)
+            if average != nil { try model.load(weights.pointer, from: resume.optimizer, prefix: "weights.") }
             for (name, arena) in optimizer.state {
-                try model.load(arena.pointer, from: resume.optimizer, prefix: name + ".")
+                try model.load(
+                    arena.pointer,
+                    from: resume.optimizer,
+                    prefix: name + ".",
+                    statistics: false
+                )
             }
         } else {
             let empty = Digest(of: "")
@@ -154,18 +167,54 @@ public final class TrainingLoop {
             } else {
                 model.initialize(weights.pointer, seed: spec.seed)
             }
+            average?.arena.pointer.update(from: weights.pointer, count: model.parameterCount)
+            if spec.earlyStop != nil || schedule.followsMetric { state.progress = Progress() }
+        }
+        guard state.progress == nil || !samples.validationIndices.isEmpty else {
+            throw TrainingError(
+                .badSpec,
+                "early_stop and the schedule plateau listen to validation, and the split has no sample for it",
+                hint: "set `validation` of `split` above 0"
+            )
         }
     }
 
-    /// The epoch of the next step, from 0; the number of epochs when the run has ended.
+    /// The epoch of the next step, from 0; the number of finished epochs when the run has ended.
     public var nextEpoch: Int { state.epoch }
+
+    /// True after the last epoch: the record's, or the one in which the patience of `early_stop` ended.
+    public var isFinished: Bool {
+        if let stop = record.spec.earlyStop, let progress = state.progress,
+            progress.stop.waited >= stop.patience
+        {
+            return true
+        }
+        return state.epoch >= record.spec.epochs
+    }
+
+    /// What is evaluated, saved and served.
+    private var served: FloatArena { average?.arena ?? weights }
+
+    /// Samples of one pass: a lane's share in `accumulate` parts, the last one smaller where it does not divide.
+    static func partSize(_ spec: RunSpec) throws -> Int {
+        let share = spec.batch / spec.lanes
+        let parts = spec.accumulate ?? 1
+        guard (1...share).contains(parts) else {
+            throw TrainingError(
+                .badSpec,
+                "accumulate \(parts) cuts a lane's \(share) samples into empty parts",
+                hint: "use at most \(share), or a larger batch"
+            )
+        }
+        return (share + parts - 1) / parts
+    }
 
     /// Trains to the end of the last epoch.
     ///
     /// - Throws: ``TrainingError`` `.diverged` when a loss is not finite; whatever the exchange or the observer throws.
     public func run() throws {
         try FloatMode.withDeterministicMode {
-            while state.epoch < record.spec.epochs { try runEpoch() }
+            while !isFinished { try runEpoch() }
         }
     }
 
@@ -192,13 +241,26 @@ public final class TrainingLoop {
             valLoss: report.valLoss,
             valAccuracy: report.valAccuracy
         )
+        listen(to: validation)
         state.epoch += 1
         state.step = 0
         state.epochTotals = [0, 0, 0]
         try observer.didFinishEpoch(report)
-        if state.epoch == record.spec.epochs || observer.wantsCheckpoint(epoch: epoch) {
+        if isFinished || observer.wantsCheckpoint(epoch: epoch) {
             try observer.takeCheckpoint(try makeCheckpoint(report: report))
         }
+    }
+
+    /// Lets early stopping and the plateau hear the monitored metric.
+    private func listen(to validation: (loss: Double, accuracy: Double)?) {
+        guard var progress = state.progress, let validation else { return }
+        let isAccuracy = record.spec.monitor != "val_loss"
+        let value = isAccuracy ? validation.accuracy : validation.loss
+        if let stop = record.spec.earlyStop {
+            progress.stop.hear(value, isLargerBetter: isAccuracy, improvement: stop.improvement)
+        }
+        schedule.hear(value, isLargerBetter: isAccuracy, &progress)
+        state.progress = progress
     }
 
     private func runStep() throws {
@@ -209,13 +271,20 @@ public final class TrainingLoop {
         let loss = LaneTree.sum(values, width: Self.valueCount, column: 0)
         let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
         let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
-        let rate = schedule.rate(at: state.globalStep)
+        let rate = schedule.rate(at: state.globalStep, reductions: state.progress?.reductions ?? 0)
         if count > 0 {
             optimizer.apply(
                 weights.pointer,
                 sum.pointer,
                 samples: count,
                 rate: rate,
+                step: state.globalStep + 1,
+                kernels: kernels,
+                pool: pool
+            )
+            average?.update(
+                weights.pointer,
+                trained: model.trainedCount,
                 step: state.globalStep + 1,
                 kernels: kernels,
                 pool: pool
@@ -321,17 +390,30 @@ public final class TrainingLoop {
                 gradients[index].clear()
                 return LaneResult()
             }
-            let workspace = workspaces[thread]
-            guard let bad = load(batches[index][...], into: workspace) else {
-                let (loss, correct) = workspace.train(
-                    count: batches[index].count,
-                    weights: weights.pointer,
-                    gradients: gradients[index].pointer
-                )
-                return LaneResult(loss: loss, correct: correct, count: batches[index].count)
-            }
-            return LaneResult(badSample: bad)
+            return computeParts(of: batches[index], in: workspaces[thread], gradients[index])
         }
+    }
+
+    /// One lane's microbatch, in parts one after the other; their gradients add up in their order.
+    private func computeParts(
+        of batch: [Int],
+        in workspace: Workspace,
+        _ gradient: FloatArena
+    ) -> LaneResult {
+        var result = LaneResult()
+        for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
+            let part = batch[first..<min(batch.count, first + workspace.capacity)]
+            if let bad = load(part, into: workspace) { return LaneResult(badSample: bad) }
+            let target = first == 0 ? gradient : workspace.partGradient
+            let (loss, correct) = workspace.train(
+                count: part.count,
+                weights: weights.pointer,
+                gradients: target.pointer
+            )
+            if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
+            result.add(LaneResult(loss: loss, correct: correct, count: part.count))
+        }
+        return result
     }
 
     /// Runs `body` for each index on the pool and gives the results in order.
@@ -391,7 +473,7 @@ public final class TrainingLoop {
                 if let bad = load(block, into: evaluators[thread]) { return LaneResult(badSample: bad) }
                 let (loss, correct) = evaluators[thread].evaluate(
                     count: block.count,
-                    weights: weights.pointer
+                    weights: served.pointer
                 )
                 return LaneResult(loss: loss, correct: correct, count: block.count)
             }
@@ -411,7 +493,7 @@ public final class TrainingLoop {
 
     // MARK: Checkpoints
 
-    /// SHA-256 of the parameters as they stand: equal on all members after each step, or a replica has drifted.
+    /// SHA-256 of the trained weights as they stand: equal on all members after each step, or a replica has drifted.
     public func weightsDigest() -> Digest { Digest(of: UnsafeRawBufferPointer(weights.buffer)) }
 
     /// Copies the state as it stands between two steps.
@@ -419,9 +501,13 @@ public final class TrainingLoop {
     /// - Throws: ``TrainingError`` `.diverged` when the model gives outputs that are not finite.
     /// - Cost: a copy and a SHA-256 of the weights and the optimizer state, and one forward pass of 16 samples.
     public func makeCheckpoint(report: EpochReport? = nil) throws -> Checkpoint {
-        let model = SafeTensors.write(model.tensors(weights.pointer))
+        let model = SafeTensors.write(model.tensors(served.pointer))
+        let trained = average == nil ? [] : self.model.tensors(weights.pointer, prefix: "weights.")
         let optimizer = SafeTensors.write(
-            optimizer.state.flatMap { self.model.tensors($0.arena.pointer, prefix: $0.name + ".") }
+            trained
+                + optimizer.state.flatMap {
+                    self.model.tensors($0.arena.pointer, prefix: $0.name + ".", statistics: false)
+                }
         )
         state.weights = Digest(of: model)
         state.optimizer = Digest(of: optimizer)
@@ -455,7 +541,7 @@ public final class TrainingLoop {
         let workspace = Workspace(model: model, kernels: kernels, capacity: 16, trains: false)
         _ = load(indices[...], into: workspace)
         let logits = FloatMode.withDeterministicMode {
-            workspace.forward(count: indices.count, weights: weights.pointer)
+            workspace.forward(count: indices.count, weights: served.pointer)
         }
         let count = indices.count * model.classCount
         // The last update of a run has no later loss that would show it.

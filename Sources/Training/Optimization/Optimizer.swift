@@ -3,61 +3,39 @@ internal import Tensors
 
 /// The rule that turns gradients into new weights, with its state in arenas beside the parameters.
 ///
-/// All members apply the same rule to the same bits, so all hold the same weights.
+/// All members apply the same rule to the same bits, so all hold the same weights. Running statistics, which follow
+/// the trained slices in the arena, move towards what the step measured instead; they count in no norm.
 final class Optimizer {
-    private enum Rule {
-        case sgd(momentum: Double, isNesterov: Bool)
-        case adamW(beta1: Double, beta2: Double, epsilon: Double)
-    }
-
-    static let knownTypes = ["adamw", "sgd"]
-
     /// The learning rate that a schedule bends.
-    let learningRate: Double
-    private let rule: Rule
-    private let decay: Double
-    /// The largest norm of the mean gradient; nil = no clipping.
-    private let clipNorm: Double?
-    /// State by its name in PyTorch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`).
+    var learningRate: Double { spec.learningRate }
+    /// State by its name in PyTorch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`, `square_avg`).
     let state: [(name: String, arena: FloatArena)]
-    private let count: Int
 
+    private let spec: OptimizerSpec
+    /// Numbers that are trained: those before the running statistics.
+    private let count: Int
+    /// The tensors whose norms LAMB weighs.
+    private let slices: [ParameterSlice]
+    private let statistics: [ParameterSlice]
+
+    /// - Parameters:
+    ///   - parameterCount: numbers in the arena.
+    ///   - slices: what lies in it.
     /// - Throws: ``TrainingError`` `.badSpec`.
-    init(_ spec: TypedSpec, parameterCount: Int) throws {
-        var reader = SpecReader(spec, kind: "optimizer")
-        count = parameterCount
-        switch spec.type {
-        case "sgd":
-            learningRate = try reader.number("learning_rate", default: 0.01, 0...1e6)
-            let momentum = try reader.number("momentum", default: 0, 0...1)
-            let isNesterov = try reader.boolean("nesterov", default: false)
-            decay = try reader.number("weight_decay", default: 0, 0...1e6)
-            guard !isNesterov || momentum > 0 else {
-                throw TrainingError(.badSpec, "optimizer sgd: nesterov needs a momentum above 0")
-            }
-            rule = .sgd(momentum: momentum, isNesterov: isNesterov)
-            state = momentum > 0 ? [("momentum_buffer", FloatArena(count: parameterCount))] : []
-        case "adamw":
-            learningRate = try reader.number("learning_rate", default: 0.001, 0...1e6)
-            let below1 = 0...1.0.nextDown
-            let beta1 = try reader.number("beta1", default: 0.9, below1)
-            let beta2 = try reader.number("beta2", default: 0.999, below1)
-            let epsilon = try reader.number("epsilon", default: 1e-8, 1e-30...1)
-            decay = try reader.number("weight_decay", default: 0.01, 0...1e6)
-            rule = .adamW(beta1: beta1, beta2: beta2, epsilon: epsilon)
-            state = ["exp_avg", "exp_avg_sq"].map { ($0, FloatArena(count: parameterCount)) }
-        default:
-            throw SpecReader.unknownType(spec, kind: "optimizer", known: Self.knownTypes)
-        }
-        let clip = try reader.number("clip_norm", default: 0, 0...1e30)
-        clipNorm = clip > 0 ? clip : nil
-        try reader.finish()
+    init(_ spec: TypedSpec, parameterCount: Int, slices: [ParameterSlice] = []) throws {
+        self.spec = try OptimizerSpec(spec)
+        statistics = slices.filter { $0.statisticMomentum != nil }
+        self.slices = slices.filter { $0.statisticMomentum == nil }
+        let trained = statistics.map(\.offset).min() ?? parameterCount
+        precondition(self.slices.allSatisfy { $0.offset < trained }, "statistics follow what is trained")
+        count = trained
+        state = self.spec.rule.stateNames.map { ($0, FloatArena(count: trained)) }
     }
 
     /// One step; elements are independent, so the pool's threads share them.
     ///
     /// - Parameters:
-    ///   - sum: `[N]`, the gradient summed over `samples`; on return the mean.
+    ///   - sum: `[N]`, the gradient summed over `samples`; on return undefined.
     ///   - rate: from the schedule.
     ///   - step: 1 for the first step.
     func apply(
@@ -69,54 +47,119 @@ final class Optimizer {
         kernels: Kernels,
         pool: LanePool
     ) {
+        for slice in statistics {
+            kernels.divide(sum + slice.offset, by: Float(samples), slice.count)
+            let momentum = slice.statisticMomentum ?? 0
+            kernels.move(
+                weights + slice.offset,
+                towards: sum + slice.offset,
+                by: momentum,
+                slice.count
+            )
+        }
         var factor: Float?
-        if let clipNorm {
+        if let clipNorm = spec.clipNorm {
             pool.forEachSlice(count) { kernels.divide(sum + $0.lowerBound, by: Float(samples), $0.count) }
             let norm = kernels.sumOfSquares(sum, count).squareRoot()
             factor = norm > clipNorm ? Float(clipNorm / (norm + 1e-6)) : nil
         }
-        let isDivided = clipNorm != nil
-        let correction1: Double
-        let correction2: Double
-        if case .adamW(let beta1, let beta2, _) = rule {
-            correction1 = 1 - Scalars.power(beta1, step)
-            correction2 = 1 - Scalars.power(beta2, step)
-        } else {
-            (correction1, correction2) = (1, 1)
-        }
+        let isDivided = spec.clipNorm != nil
+        let corrections = corrections(step)
         pool.forEachSlice(count) { slice in
             let at = slice.lowerBound
             if !isDivided { kernels.divide(sum + at, by: Float(samples), slice.count) }
             if let factor { kernels.scale(sum + at, by: factor, slice.count) }
-            switch rule {
-            case .sgd(let momentum, let isNesterov):
-                kernels.sgd(
-                    weights + at,
-                    sum + at,
-                    // Without momentum the kernel leaves the state alone, and there is none.
-                    (state.first?.arena.pointer ?? sum) + at,
-                    rate: Float(rate),
-                    momentum: Float(momentum),
-                    decay: Float(decay),
-                    isNesterov: isNesterov,
-                    slice.count
-                )
-            case .adamW(let beta1, let beta2, let epsilon):
-                kernels.adamW(
-                    weights + at,
-                    sum + at,
-                    state[0].arena.pointer + at,
-                    state[1].arena.pointer + at,
-                    rate: rate,
-                    beta1: beta1,
-                    beta2: beta2,
-                    epsilon: epsilon,
-                    decay: decay,
-                    correction1: correction1,
-                    correction2: correction2,
-                    slice.count
-                )
-            }
+            update(weights + at, sum + at, at, slice.count, rate, corrections, kernels)
+        }
+        guard case .lamb = spec.rule else { return }
+        pool.run(slices.count) { index, _ in
+            let slice = slices[index]
+            let weight = kernels.sumOfSquares(weights + slice.offset, slice.count).squareRoot()
+            let direction = kernels.sumOfSquares(sum + slice.offset, slice.count).squareRoot()
+            let ratio = weight > 0 && direction > 0 ? weight / direction : 1
+            kernels.add(weights + slice.offset, sum + slice.offset, times: Float(-rate * ratio), slice.count)
+        }
+    }
+
+    /// `1 - beta^t` for both moments.
+    private func corrections(_ step: Int) -> (Double, Double) {
+        switch spec.rule {
+        case .adam(let beta1, let beta2, _, _), .lamb(let beta1, let beta2, _):
+            (1 - Scalars.power(beta1, step), 1 - Scalars.power(beta2, step))
+        default: (1, 1)
+        }
+    }
+
+    /// The rule on `n` elements from `at` on; LAMB leaves its direction in `g`.
+    private func update(
+        _ p: UnsafeMutablePointer<Float>,
+        _ g: UnsafeMutablePointer<Float>,
+        _ at: Int,
+        _ n: Int,
+        _ rate: Double,
+        _ corrections: (Double, Double),
+        _ kernels: Kernels
+    ) {
+        func arena(_ index: Int) -> UnsafeMutablePointer<Float> { state[index].arena.pointer + at }
+        let decay = spec.decay
+        switch spec.rule {
+        case .sgd(let momentum, let isNesterov):
+            kernels.sgd(
+                p,
+                g,
+                // Without momentum the kernel leaves the state alone, and there is none.
+                momentum > 0 ? arena(0) : g,
+                rate: Float(rate),
+                momentum: Float(momentum),
+                decay: Float(decay),
+                isNesterov: isNesterov,
+                n
+            )
+        case .adam(let beta1, let beta2, let epsilon, let isDecoupled):
+            if !isDecoupled, decay > 0 { kernels.add(g, p, times: Float(decay), n) }
+            kernels.adamW(
+                p,
+                g,
+                arena(0),
+                arena(1),
+                rate: rate,
+                beta1: beta1,
+                beta2: beta2,
+                epsilon: epsilon,
+                decay: isDecoupled ? decay : 0,
+                correction1: corrections.0,
+                correction2: corrections.1,
+                n
+            )
+        case .rmsProp(let alpha, let epsilon, let momentum):
+            if decay > 0 { kernels.add(g, p, times: Float(decay), n) }
+            kernels.rmsProp(
+                p,
+                g,
+                arena(0),
+                momentum > 0 ? arena(1) : nil,
+                rate: rate,
+                alpha: alpha,
+                epsilon: epsilon,
+                momentum: momentum,
+                n
+            )
+        case .lamb(let beta1, let beta2, let epsilon):
+            kernels.lambDirection(
+                p,
+                g,
+                arena(0),
+                arena(1),
+                beta1: beta1,
+                beta2: beta2,
+                epsilon: epsilon,
+                decay: decay,
+                correction1: corrections.0,
+                correction2: corrections.1,
+                n
+            )
+        case .lion(let beta1, let beta2):
+            kernels.lion(p, g, arena(0), rate: rate, beta1: beta1, beta2: beta2, decay: decay, n)
         }
     }
 }

@@ -12,9 +12,11 @@ struct Schedule {
         case cosine(minimum: Double)
         /// Up from `rate / start` in the first `rise` of the steps, then down to `rate / start / final`.
         case oneCycle(rise: Double, start: Double, final: Double)
+        /// Times `factor` whenever the monitored metric has not become better for more than `patience` epochs.
+        case plateau(patience: Int, factor: Double, improvement: Double)
     }
 
-    static let knownTypes = ["constant", "cosine", "one_cycle", "step"]
+    static let knownTypes = ["constant", "cosine", "one_cycle", "plateau", "step"]
 
     private let shape: Shape
     private let rate: Double
@@ -44,6 +46,12 @@ struct Schedule {
                 start: try reader.number("start_divisor", default: 25, 1...1e9),
                 final: try reader.number("final_divisor", default: 10_000, 1...1e9)
             )
+        case "plateau":
+            shape = .plateau(
+                patience: try reader.integer("patience", default: 10, 0...1_000_000),
+                factor: try reader.number("factor", default: 0.1, 0...1),
+                improvement: try reader.number("improvement", default: 0, 0...1e30)
+            )
         default: throw SpecReader.unknownType(spec, kind: "schedule", known: Self.knownTypes)
         }
         try reader.finish()
@@ -56,13 +64,28 @@ struct Schedule {
         }
     }
 
+    /// True when validation metrics bend the rate.
+    var followsMetric: Bool { if case .plateau = shape { true } else { false } }
+
+    /// Takes an epoch's metric, and counts a reduction when it stays on its plateau too long.
+    func hear(_ value: Double, isLargerBetter: Bool, _ progress: inout Progress) {
+        guard case .plateau(let patience, _, let improvement) = shape else { return }
+        progress.plateau.hear(value, isLargerBetter: isLargerBetter, improvement: improvement)
+        guard progress.plateau.waited > patience else { return }
+        progress.plateau.waited = 0
+        progress.reductions += 1
+    }
+
     /// The rate at a step, 0 for the first one of the run.
-    func rate(at step: Int) -> Double {
+    ///
+    /// - Parameter reductions: how often ``hear(_:isLargerBetter:_:)`` has counted one.
+    func rate(at step: Int, reductions: Int = 0) -> Double {
         if step < warmup { return rate * Double(step + 1) / Double(warmup) }
         let done = Double(step - warmup)
         let length = Double(max(1, total - warmup))
         switch shape {
         case .constant: return rate
+        case .plateau(_, let factor, _): return rate * Scalars.power(factor, reductions)
         case .step(let everyEpochs, let factor):
             return rate * Scalars.power(factor, step / stepsPerEpoch / everyEpochs)
         case .cosine(let minimum):
