@@ -6,6 +6,7 @@ enum Main {
         let numbers = arguments.dropFirst().compactMap { Int($0) } + [Int](repeating: 0, count: 3)
         switch arguments.first {
         case "allreduce": try AllReduceSuite.run()
+        case "codecs": CodecSuite.run()
         case "push": try PushSuite.run(Array(arguments.dropFirst()))
         case "step":
             try StepSuite.run(
@@ -34,6 +35,7 @@ enum Main {
         print(
             """
             usage: coord-bench allreduce
+                   coord-bench codecs
                    coord-bench step [threads] [lanes] [steps]
                    coord-bench train RANK MODEL STEPS PORT...
                    coord-bench push …

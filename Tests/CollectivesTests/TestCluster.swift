@@ -104,7 +104,13 @@ struct Computed {
     }
 
     /// Exchanges them; `rows` and `sum` are filled in.
-    mutating func reduce(_ group: Group, _ operation: UInt64, into sum: inout [Float]) throws {
+    mutating func reduce(
+        _ group: Group,
+        _ operation: UInt64,
+        into sum: inout [Float],
+        feedback: ErrorFeedback? = nil,
+        settles: Bool = false
+    ) throws {
         let buffers = values.map { values in
             let buffer = UnsafeMutableBufferPointer<Float>.allocate(capacity: values.count)
             _ = buffer.initialize(from: values)
@@ -117,7 +123,9 @@ struct Computed {
                 operation: operation,
                 contributions: contributions,
                 laneValues: &rows,
-                sum: target
+                sum: target,
+                feedback: feedback,
+                settles: settles
             )
         }
     }

@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "CodecShims.h"
 #include "CollectiveShims.h"
 
 /// Names the calling thread; at most 15 bytes.

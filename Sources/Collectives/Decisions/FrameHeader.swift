@@ -31,6 +31,8 @@ struct FrameHeader: Hashable, Sendable {
     var run: UInt64
     var generation: UInt32
     var sender: UInt32
+    /// How the operation's values travel: ``PayloadCodec/wire``.
+    var codec: UInt16 = 0
     var operation: UInt64 = 0
     var segment: UInt32 = 0
     var subtreeStart: UInt16 = 0
@@ -79,7 +81,7 @@ struct FrameHeader: Hashable, Sendable {
         put(Self.magic, 0)
         put(Self.version, 4)
         put(kind.rawValue, 5)
-        put(UInt16(0), 6)
+        put(codec, 6)
         put(run, 8)
         put(generation, 16)
         put(sender, 20)
@@ -109,7 +111,7 @@ struct FrameHeader: Hashable, Sendable {
         guard let kind = Kind(rawValue: get(UInt8.self, 5)) else {
             throw CollectivesError(.badFrame, "a frame is of unknown kind \(get(UInt8.self, 5))")
         }
-        guard get(UInt16.self, 6) == 0, get(UInt32.self, 52) == 0 else {
+        guard get(UInt32.self, 52) == 0 else {
             throw CollectivesError(.badFrame, "a frame sets reserved bits")
         }
         self.init(
@@ -118,6 +120,7 @@ struct FrameHeader: Hashable, Sendable {
             generation: get(UInt32.self, 16),
             sender: get(UInt32.self, 20)
         )
+        codec = get(UInt16.self, 6)
         operation = get(UInt64.self, 24)
         segment = get(UInt32.self, 32)
         subtreeStart = get(UInt16.self, 36)

@@ -23,8 +23,9 @@ struct LaneTree: Sendable {
     /// - Parameters:
     ///   - laneCount: L, a power of two, at most 64.
     ///   - lanes: what each member holds.
+    ///   - combines: each member gives one sum of all its lanes; members are added in the order of their first lanes.
     /// - Throws: ``CollectivesError`` `.mismatch` when a lane belongs to nobody or to two members.
-    init(laneCount: Int, lanes: [LaneSet]) throws(CollectivesError) {
+    init(laneCount: Int, lanes: [LaneSet], combines: Bool = false) throws(CollectivesError) {
         guard (1...64).contains(laneCount), laneCount & (laneCount - 1) == 0 else {
             throw CollectivesError(.mismatch, "\(laneCount) lanes: not a power of two up to 64")
         }
@@ -42,6 +43,10 @@ struct LaneTree: Sendable {
         }
         guard taken == all else {
             throw CollectivesError(.mismatch, "nobody holds lanes \(LaneSet(bits: all & ~taken))")
+        }
+        guard !combines else {
+            self.init(members: lanes, whole: LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount))
+            return
         }
         let subtrees = lanes.map { $0.subtrees(laneCount: laneCount) }
         var byTree: [LaneSubtree: Leaf] = [:]
@@ -63,9 +68,34 @@ struct LaneTree: Sendable {
             }
         }
         visit(LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount))
+        self.init(leaves: leaves, program: program, subtrees: subtrees)
+    }
+
+    private init(leaves: [Leaf], program: [Int16], subtrees: [[LaneSubtree]]) {
         self.leaves = leaves
         self.program = program
         self.subtrees = subtrees
+    }
+
+    /// One leaf a member, whatever it holds.
+    private init(members lanes: [LaneSet], whole: LaneSubtree) {
+        let order = lanes.indices.sorted {
+            (lanes[$0].bits.trailingZeroBitCount, $0) < (lanes[$1].bits.trailingZeroBitCount, $1)
+        }
+        var program: [Int16] = []
+        func visit(_ range: Range<Int>) {
+            guard range.count > 1 else { return program.append(Int16(range.lowerBound)) }
+            let middle = range.lowerBound + (range.count + 1) / 2
+            visit(range.lowerBound..<middle)
+            visit(middle..<range.upperBound)
+            program.append(-1)
+        }
+        visit(order.indices)
+        self.init(
+            leaves: order.map { Leaf(subtree: whole, rank: $0, position: 0) },
+            program: program,
+            subtrees: lanes.map { _ in [whole] }
+        )
     }
 
     /// Adds up `count` values of all leaves into `target`.

@@ -24,6 +24,9 @@ struct Segmentation: Hashable, Sendable {
         chunk = (share + Self.alignment - 1) / Self.alignment * Self.alignment
     }
 
+    /// P.
+    var members: Int { places.count }
+
     /// The values that a member sums; may be empty.
     func segment(of member: Int) -> Range<Int> {
         guard let place = places[member] else { return 0..<0 }

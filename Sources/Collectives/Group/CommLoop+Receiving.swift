@@ -98,12 +98,21 @@ extension CommLoop {
                 link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
                 return
             }
-            slot.begin(header.operation, elements: Int(header.elements), width: Int(header.width))
-        } else if slot.elements != Int(header.elements) || slot.width != Int(header.width) {
+            guard let codec = plan.codec(wire: header.codec) else { throw unexpected(header, link) }
+            slot.begin(
+                header.operation,
+                elements: Int(header.elements),
+                width: Int(header.width),
+                codec: codec
+            )
+        } else if slot.elements != Int(header.elements) || slot.width != Int(header.width)
+            || slot.codec.wire != header.codec
+        {
             throw CollectivesError(
                 .mismatch,
                 "rank \(link.rank) sends operation \(header.operation) with \(header.elements) values and rows of "
-                    + "\(header.width); here it has \(slot.elements) and \(slot.width)",
+                    + "\(header.width), codec \(header.codec); here it has \(slot.elements), \(slot.width) and "
+                    + "\(slot.codec.wire)",
                 ranks: [link.rank]
             )
         }
@@ -134,12 +143,14 @@ extension CommLoop {
             let range = segmentation.piece(piece, of: plan.rank)
             let subtree = plan.tree.subtrees[link.rank][position]
             try check(
-                header.offset == UInt32(range.lowerBound) && length == range.count * 4
+                header.offset == UInt32(range.lowerBound)
+                    && slot.codec.allows(byteCount: length, of: range.count)
                     && header.segment == UInt32(plan.rank) && Int(header.subtreeStart) == subtree.start
                     && Int(header.subtreeLevel) == subtree.level,
                 header,
                 link
             )
+            guard slot.codec == .exact else { return }  // decoded when the frame is whole
             let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
             link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
         case .result:
@@ -148,7 +159,8 @@ extension CommLoop {
             }
             let range = segmentation.piece(index, of: link.rank)
             try check(
-                header.offset == UInt32(range.lowerBound) && length == range.count * 4
+                header.offset == UInt32(range.lowerBound)
+                    && slot.codec.allows(byteCount: length, of: range.count)
                     && header.segment == UInt32(link.rank),
                 header,
                 link
@@ -158,6 +170,7 @@ extension CommLoop {
                 link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
                 return
             }
+            guard slot.codec == .exact else { return }
             link.payload = UnsafeMutableRawBufferPointer(
                 start: sum.advanced(by: range.lowerBound),
                 count: length
@@ -188,11 +201,20 @@ extension CommLoop {
         case .laneValues:
             slot.takeRows(of: link.rank, start: Int(header.offset), payload)
             slot.ledger.received(.laneValues, from: link.rank)
-        case .contribution: slot.ledger.received(.contribution, from: link.rank)
+        case .contribution:
+            if slot.codec != .exact, let index = slot.ledger.next(.contribution, from: link.rank) {
+                let (piece, position) = slot.ledger.contribution(index, from: link.rank)
+                let range = slot.ledger.segmentation.piece(piece, of: plan.rank)
+                let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
+                try decode(payload, into: place, range, slot.codec, link)
+            }
+            slot.ledger.received(.contribution, from: link.rank)
         case .result:
-            let values = payload.assumingMemoryBound(to: Float.self)
-            if let base = values.baseAddress {
-                slot.fingerprint.add(base, first: Int(header.offset), count: values.count)
+            if let index = slot.ledger.next(.result, from: link.rank) {
+                let range = slot.ledger.segmentation.piece(index, of: link.rank)
+                let place = active?.sum?.advanced(by: range.lowerBound)
+                if slot.codec != .exact { try decode(payload, into: place, range, slot.codec, link) }
+                if let place { slot.fingerprint.add(place, first: range.lowerBound, count: range.count) }
             }
             slot.ledger.received(.result, from: link.rank)
         case .ready:
@@ -201,6 +223,18 @@ extension CommLoop {
             }
         }
         if header.operation == current { try advance() }
+    }
+
+    func decode(
+        _ payload: UnsafeRawBufferPointer,
+        into place: UnsafeMutablePointer<Float>?,
+        _ range: Range<Int>,
+        _ codec: PayloadCodec,
+        _ link: MemberLink
+    ) throws(CollectivesError) {
+        guard let place, codec.decode(payload, into: place, count: range.count) else {
+            throw bad(link, "\(payload.count) bytes are no \(codec) of \(range.count) values")
+        }
     }
 
     func reported(_ payload: UnsafeRawBufferPointer, _ link: MemberLink) -> CollectivesError {

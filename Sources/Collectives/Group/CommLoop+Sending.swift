@@ -52,6 +52,7 @@ extension CommLoop {
             header.operation = current
             header.elements = UInt32(slot.elements)
             header.width = UInt32(slot.width)
+            header.codec = slot.codec.wire
         }
         return header
     }
@@ -80,7 +81,8 @@ extension CommLoop {
             let range = segmentation.piece(link.resultsSent, of: plan.rank)
             header.segment = UInt32(plan.rank)
             header.offset = UInt32(range.lowerBound)
-            link.queue(header, Self.bytes(active.sum, range))
+            let result = active.feedback?.encoded(link.resultsSent, of: plan.rank)
+            link.queue(header, result ?? Self.bytes(active.sum, range))
             link.resultsSent += 1
         } else if link.contributionsSent < segmentation.pieceCount(of: link.rank) * mine.count {
             let (piece, position) = link.contributionsSent.quotientAndRemainder(dividingBy: mine.count)
@@ -90,7 +92,8 @@ extension CommLoop {
             header.subtreeStart = UInt16(mine[position].start)
             header.subtreeLevel = UInt16(mine[position].level)
             header.offset = UInt32(range.lowerBound)
-            link.queue(header, Self.bytes(active.contributions[position], range))
+            let contribution = active.feedback?.encoded(piece, of: link.rank)
+            link.queue(header, contribution ?? Self.bytes(active.contributions[position], range))
             link.contributionsSent += 1
         } else if !link.readyQueued, let digest = slot.ledger.readyDigests[plan.rank] {
             digest.raw.withUnsafeBytes { link.queue(frame(.ready), $0) }

@@ -122,12 +122,18 @@ final class CommLoop {
         active = posted
         largest = max(largest, UInt32(posted.elements))
         if slot.operation == nil {
-            slot.begin(posted.operation, elements: posted.elements, width: posted.width)
-        } else if slot.elements != posted.elements || slot.width != posted.width {
+            slot.begin(
+                posted.operation,
+                elements: posted.elements,
+                width: posted.width,
+                codec: posted.codec
+            )
+        } else if slot.elements != posted.elements || slot.width != posted.width || slot.codec != posted.codec
+        {
             throw CollectivesError(
                 .mismatch,
-                "operation \(current) has \(posted.elements) values and rows of \(posted.width) here, "
-                    + "\(slot.elements) and \(slot.width) at another member"
+                "operation \(current) has \(posted.elements) values (\(posted.codec)) and rows of \(posted.width) "
+                    + "here, \(slot.elements) (\(slot.codec)) and \(slot.width) at another member"
             )
         }
         slot.takeOwnRows(posted.laneValues)
@@ -148,7 +154,7 @@ final class CommLoop {
     func advance() throws(CollectivesError) {
         guard let active else { return }
         while let piece = slot.ledger.summablePiece {
-            add(slot.ledger.segmentation.piece(piece, of: plan.rank), active)
+            add(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active)
             slot.ledger.summed()
         }
         if slot.ledger.readyDigests[plan.rank] == nil, slot.ledger.isComplete {
@@ -168,7 +174,7 @@ final class CommLoop {
         }
     }
 
-    func add(_ range: Range<Int>, _ active: PostedOperation) {
+    func add(_ piece: Int, _ range: Range<Int>, _ active: PostedOperation) {
         guard let sum = active.sum else { return }
         for (index, leaf) in plan.tree.leaves.enumerated() {
             if leaf.rank == plan.rank {
@@ -184,6 +190,8 @@ final class CommLoop {
                 plan.tree.sum(leaves, into: target, count: range.count, mode: active.floatMode)
             }
         }
+        // The owner, too, goes on with what the others will decode.
+        active.feedback?.encodeResult(piece, of: plan.rank, range, sum: sum)
         slot.fingerprint.add(target, first: range.lowerBound, count: range.count)
     }
 

@@ -32,7 +32,15 @@ public final class Group: Sendable {
         ///
         /// Larger rides out longer pauses, smaller notices a frozen host sooner. Above 0.6 s.
         public var silenceLimit: Duration = .seconds(3)
-        /// 3 s.
+        /// Each member gives one sum of all its lanes instead of one for each aligned subtree.
+        ///
+        /// Fewer bytes, but the result then depends on who holds which lanes. The same for all members.
+        public var combines = false
+        /// How values may travel beside exactly.
+        ///
+        /// Another one than `.exact` needs ``combines``. The same for all members.
+        public var codec = PayloadCodec.exact
+        /// 3 s, subtree by subtree, exactly.
         public init() {}
     }
 
@@ -107,15 +115,22 @@ public final class Group: Sendable {
             owners.allSatisfy(members.indices.contains),
             "owners \(owners) of \(members.count) members"
         )
+        precondition(options.combines || options.codec == .exact, "\(options.codec) needs combined lanes")
         let plan = GroupPlan(
             run: FrameHeader.runNumber(run),
             generation: generation,
             rank: rank,
             lanes: members.map(\.lanes),
-            tree: try LaneTree(laneCount: laneCount, lanes: members.map(\.lanes)),
+            tree: try LaneTree(
+                laneCount: laneCount,
+                lanes: members.map(\.lanes),
+                combines: options.combines
+            ),
             laneCount: laneCount,
             owners: members.indices.map { owners.isEmpty || owners.contains($0) },
-            silenceLimit: options.silenceLimit
+            silenceLimit: options.silenceLimit,
+            combines: options.combines,
+            codec: options.codec
         )
         let context = Handshake.Context(
             run: run,
@@ -198,6 +213,10 @@ public final class Group: Sendable {
     ///   - operation: ``MemberState/committed`` of ``memberState``.
     ///   - contributions: exactly the subtrees of this member's lanes, each `[N]`; N may be 0. They stay as they are.
     ///   - laneValues: `[laneCount × W]`, row i for lane i. In: the rows of this member's lanes; out: all rows.
+    ///     With ``Options/combines``: any sums that make up this member's one with a `feedback`, else exactly one.
+    ///   - feedback: for ``Options/codec``: encodes, and adds what earlier operations lost. Its owner calls
+    ///     ``ErrorFeedback/commit()`` once the operation is committed, here or by the next generation's resolution.
+    ///   - settles: with a `feedback`: values travel exactly, with all that was left, and nothing is left.
     ///   - sum: `[N]`, out; must not overlap the contributions unless P is 1. After an error its contents are
     ///     undefined, unless ``memberState`` retains the operation: then sum and laneValues are complete.
     /// - Throws: ``CollectivesError`` `.peerLost`, `.peerSilent`, `.peerLeft`, `.peerAborted`, `.diverged`, `.mismatch`,
@@ -209,27 +228,50 @@ public final class Group: Sendable {
         operation: UInt64,
         contributions: [(subtree: LaneSubtree, values: UnsafeBufferPointer<Float>)],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        feedback: ErrorFeedback? = nil,
+        settles: Bool = false
     ) throws(CollectivesError) {
         let mine = plan.tree.subtrees[rank]
-        precondition(
-            contributions.map(\.subtree) == mine,
-            "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
-        )
+        if plan.combines {
+            precondition(
+                feedback.map { $0.codec == plan.codec } ?? (sum.isEmpty || contributions.count == 1),
+                "rank \(rank) contributes \(contributions.count) sums, its generation combines lanes (\(plan.codec))"
+            )
+        } else {
+            precondition(
+                feedback == nil,
+                "rank \(rank) feeds back in a generation that does not combine lanes"
+            )
+            precondition(
+                contributions.map(\.subtree) == mine,
+                "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
+            )
+        }
         precondition(
             contributions.allSatisfy { $0.values.count == sum.count },
             "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
         )
         precondition(laneValues.count % plan.laneCount == 0, "\(laneValues.count) lane values, no whole rows")
         precondition(sum.count <= Int(UInt32.max) / 2, "\(sum.count) values are too many for one operation")
+        var given = contributions.map(\.values.baseAddress)
+        if let feedback, !sum.isEmpty {
+            let segmentation = Segmentation(elements: sum.count, owners: plan.owners)
+            // Alone there is nobody to whom values would travel.
+            let isExact = settles || thread == nil
+            given = [feedback.prepare(given, segmentation: segmentation, rank: rank, settles: isExact)]
+        } else if plan.combines, given.count != 1 {
+            given = [nil]
+        }
         let outcome = laneValues.withUnsafeMutableBufferPointer { rows in
             let posted = PostedOperation(
                 operation: operation,
-                contributions: contributions.map(\.values.baseAddress),
+                contributions: given,
                 laneValues: rows,
                 width: rows.count / plan.laneCount,
                 sum: sum.baseAddress,
                 elements: sum.count,
+                feedback: settles || sum.isEmpty || thread == nil ? nil : feedback,
                 floatMode: coord_float_mode()
             )
             return thread == nil ? reduceAlone(posted) : exchange(posted)

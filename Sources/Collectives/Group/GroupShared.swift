@@ -14,8 +14,17 @@ struct GroupPlan: Sendable {
     /// For each member whether it sums a segment.
     var owners: [Bool]
     var silenceLimit: Duration
+    /// Each member gives one sum of all its lanes.
+    var combines = false
+    /// How values may travel beside exactly.
+    var codec = PayloadCodec.exact
 
     var memberCount: Int { lanes.count }
+
+    /// The codec of a frame of another member; nil for one that this generation does not use.
+    func codec(wire: UInt16) -> PayloadCodec? {
+        wire == 0 ? .exact : wire == codec.wire ? codec : nil
+    }
 
     /// What both sides of a link compare.
     var digest: Digest {
@@ -25,6 +34,7 @@ struct GroupPlan: Sendable {
         writer.write(UInt32(lanes.count))
         for set in lanes { writer.write(set.bits) }
         for owns in owners { writer.write(UInt32(owns ? 1 : 0)) }
+        if combines { writer.write("combined, \(codec)") }
         return Digest(of: writer.bytes)
     }
 }
@@ -39,8 +49,12 @@ struct PostedOperation: @unchecked Sendable {
     var width: Int
     var sum: UnsafeMutablePointer<Float>?
     var elements: Int
+    /// Encodes, and keeps what that loses; nil = all travels exactly.
+    var feedback: ErrorFeedback?
     /// The caller's floating-point control word: sums are made under the mode that the lanes were computed in.
     var floatMode: UInt64
+
+    var codec: PayloadCodec { feedback?.codec ?? .exact }
 }
 
 /// What the caller's threads and the group's thread share.

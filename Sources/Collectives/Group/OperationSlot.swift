@@ -12,6 +12,7 @@ final class OperationSlot {
     private(set) var operation: UInt64?
     private(set) var elements = 0
     private(set) var width = 0
+    private(set) var codec = PayloadCodec.exact
     var ledger: OperationLedger
     private var values = UnsafeMutableBufferPointer<Float>(start: nil, count: 0)
     /// `[laneCount × W]`: the rows that came, and the own ones.
@@ -49,8 +50,9 @@ final class OperationSlot {
     }
 
     /// Makes place for an operation.
-    func begin(_ operation: UInt64, elements: Int, width: Int) {
+    func begin(_ operation: UInt64, elements: Int, width: Int, codec: PayloadCodec) {
         self.operation = operation
+        self.codec = codec
         self.elements = elements
         self.width = width
         ledger = Self.ledger(plan, elements, width)
