@@ -108,7 +108,7 @@ struct MessageTests {
         ("averaging: 1", "4:53: `run.averaging` must be at least 0 and less than 1, not 1"),
         (
             "batch: 8, lanes: 4, accumulate: 3",
-            "4:80: `run.accumulate` must be at most 2, the samples of a lane, not 3"
+            "4:74: `run.accumulate` must be at most 2, the samples of a lane, not 3"
         ),
         (
             "early_stop: { patients: 3 }",
