@@ -5,7 +5,8 @@ enum Main {
         let arguments = CommandLine.arguments.dropFirst()
         let numbers = arguments.dropFirst().compactMap { Int($0) } + [Int](repeating: 0, count: 3)
         switch arguments.first {
-        case "allreduce": try AllReduceSuite.run()
+        case "allreduce" where arguments.count == 4:
+            try AllReduceMember.run(rank: numbers[0], members: numbers[1], way: Array(arguments)[3])
         case "codecs": CodecSuite.run()
         case "push": try PushSuite.run(Array(arguments.dropFirst()))
         case "step":
@@ -34,7 +35,7 @@ enum Main {
     private static func usage() {
         print(
             """
-            usage: coord-bench allreduce
+            usage: coord-bench allreduce RANK MEMBERS WAY (by Benchmarks/allreduce-vs-peers.py)
                    coord-bench codecs
                    coord-bench step [threads] [lanes] [steps]
                    coord-bench train RANK MODEL STEPS PORT...

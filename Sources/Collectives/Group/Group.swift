@@ -199,6 +199,9 @@ public final class Group: Sendable {
     /// What went over the links so far.
     public var counters: Counters { shared.state.withLock { $0.counters } }
 
+    /// The subtrees of this member's lanes: what it contributes to each operation.
+    public var subtrees: [LaneSubtree] { plan.tree.subtrees[rank] }
+
     /// Why the group can't go on; nil while it can.
     public var failure: CollectivesError? { shared.state.withLock { $0.failure } }
 

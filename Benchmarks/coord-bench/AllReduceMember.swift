@@ -1,0 +1,145 @@
+internal import Basics
+internal import Collectives
+
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// One member of an all-reduce, in a process of its own, driven line by line by `Benchmarks/allreduce-vs-peers.py`.
+///
+/// `coord-bench allreduce RANK MEMBERS tcp` prints its addresses, is told everybody's, and then obeys:
+/// - `reduce BYTES COUNT`: all-reduces, committed by all; prints the seconds of each.
+/// - `copy BYTES COUNT`: sends and receives that many bytes with the member beside it (rank xor 1) at the same time,
+///   with nothing else done: the limit that the same bytes could reach over loopback TCP.
+struct AllReduceMember {
+    private let rank: Int
+    private let group: Group
+    private let beside: any Link
+    private var operation: UInt64 = 0
+    private var rows: [Double]
+
+    /// Runs until standard input ends.
+    static func run(rank: Int, members: Int, way: String) throws {
+        let transport = try transport(way)
+        let endpoint = try Endpoint(transport: transport)
+        defer { endpoint.close() }
+        let listener = try TCPTransport().listen(at: "127.0.0.1:0")
+        say("\(endpoint.address) \(listener.address)")
+        guard let line = readLine() else { return }
+        let addresses = line.split(separator: " ").map(String.init)
+        let beside = try neighbour(listener, address: addresses[members + (rank ^ 1)], dials: rank & 1 == 1)
+        guard let run = RunID("bench") else { preconditionFailure("bad run id") }
+        var lanes = 1
+        while lanes < members { lanes *= 2 }
+        let group = try Group.open(
+            endpoint: endpoint,
+            run: run,
+            generation: 1,
+            rank: rank,
+            members: LanePlanner.assign(laneCount: lanes, weights: Array(repeating: 1, count: members))
+                .enumerated().map { Member(rank: $0, address: addresses[$0], lanes: $1) },
+            laneCount: lanes,
+            secret: Redacted([1, 2, 3]),
+            deadline: .now + .seconds(10)
+        )
+        defer { group.close() }
+        var member = AllReduceMember(
+            rank: rank,
+            group: group,
+            beside: beside,
+            rows: Array(repeating: 1, count: lanes * 3)
+        )
+        while let line = readLine() {
+            let words = line.split(separator: " ")
+            guard words.count == 3, let bytes = Int(words[1]), let count = Int(words[2]) else { continue }
+            let seconds = try member.measure(bytes: bytes, count: count, reduces: words[0] == "reduce")
+            say(seconds.map { "\($0)" }.joined(separator: " "))
+        }
+    }
+
+    /// A line for the script, at once: standard output is a pipe, and `print` would keep it back.
+    private static func say(_ line: String) {
+        let bytes = Array((line + "\n").utf8)
+        _ = write(1, bytes, bytes.count)
+    }
+
+    private static func transport(_ way: String) throws -> any Transport {
+        switch way {
+        case "tcp": return TCPTransport()
+        default: throw CollectivesError(.badAddress, "no way is called '\(way)'")
+        }
+    }
+
+    private static func neighbour(
+        _ listener: any Listener,
+        address: String,
+        dials: Bool
+    ) throws -> any Link {
+        if dials { return try TCPTransport().connect(to: address) }
+        while true {
+            if let link = listener.accept() { return link }
+            var entry = pollfd(fd: listener.descriptor, events: Int16(POLLIN), revents: 0)
+            _ = poll(&entry, 1, 1000)
+        }
+    }
+
+    private mutating func measure(bytes: Int, count: Int, reduces: Bool) throws -> [Double] {
+        let elements = bytes / 4
+        let values = UnsafeMutableBufferPointer<Float>.allocate(capacity: elements)
+        let sum = UnsafeMutableBufferPointer<Float>.allocate(capacity: elements)
+        values.initialize(repeating: 1.5)
+        sum.initialize(repeating: 0)
+        defer {
+            values.deallocate()
+            sum.deallocate()
+        }
+        let trees = group.subtrees.map { ($0, UnsafeBufferPointer(values)) }
+        let warmUp = 3
+        var seconds: [Double] = []
+        for iteration in 0..<(count + warmUp) {
+            let start = ContinuousClock.now
+            if reduces {
+                try group.reduce(operation: operation, contributions: trees, laneValues: &rows, sum: sum)
+                operation += 1
+            } else {
+                copy(UnsafeRawBufferPointer(values), UnsafeMutableRawBufferPointer(sum))
+            }
+            let parts = start.duration(to: .now).components
+            if iteration >= warmUp {
+                seconds.append(Double(parts.seconds) + Double(parts.attoseconds) * 1e-18)
+            }
+        }
+        return seconds
+    }
+
+    /// Sends all of `source` and fills all of `target`, both at once.
+    private func copy(_ source: UnsafeRawBufferPointer, _ target: UnsafeMutableRawBufferPointer) {
+        let size = source.count, most = 262_144
+        let nothing = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+        var sent = 0, came = 0
+        while sent < size || came < size {
+            var moved = false
+            if sent < size {
+                let piece = UnsafeRawBufferPointer(rebasing: source[sent..<min(size, sent + most)])
+                if case .moved(let count) = beside.send(piece, and: UnsafeRawBufferPointer(nothing)) {
+                    sent += count
+                    moved = true
+                }
+            }
+            if came < size {
+                let piece = UnsafeMutableRawBufferPointer(rebasing: target[came..<min(size, came + most)])
+                if case .moved(let count) = beside.receive(into: piece, and: nothing) {
+                    came += count
+                    moved = true
+                }
+            }
+            if !moved {
+                let events = POLLIN | (sent < size ? POLLOUT : 0)
+                var entry = pollfd(fd: beside.descriptor, events: Int16(events), revents: 0)
+                _ = poll(&entry, 1, 1000)
+            }
+        }
+    }
+}
