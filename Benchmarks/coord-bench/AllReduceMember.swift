@@ -9,13 +9,15 @@ internal import Musl
 
 /// One member of an all-reduce, in a process of its own, driven line by line by `Benchmarks/allreduce-vs-peers.py`.
 ///
-/// `coord-bench allreduce RANK MEMBERS tcp` prints its addresses, is told everybody's, and then obeys:
+/// `coord-bench allreduce RANK MEMBERS tcp|shm` prints its addresses, is told everybody's, and then obeys:
 /// - `reduce BYTES COUNT`: all-reduces, committed by all; prints the seconds of each.
 /// - `copy BYTES COUNT`: sends and receives that many bytes with the member beside it (rank xor 1) at the same time,
 ///   with nothing else done: the limit that the same bytes could reach over loopback TCP.
 struct AllReduceMember {
     private let rank: Int
     private let group: Group
+    /// Where the training loop would take its gradients from.
+    private let memory: SharedArena?
     private let beside: any Link
     private var operation: UInt64 = 0
     private var rows: [Double]
@@ -48,6 +50,7 @@ struct AllReduceMember {
         var member = AllReduceMember(
             rank: rank,
             group: group,
+            memory: endpoint.memory,
             beside: beside,
             rows: Array(repeating: 1, count: lanes * 3)
         )
@@ -68,6 +71,7 @@ struct AllReduceMember {
     private static func transport(_ way: String) throws -> any Transport {
         switch way {
         case "tcp": return TCPTransport()
+        case "shm": return DirectTransport()
         default: throw CollectivesError(.badAddress, "no way is called '\(way)'")
         }
     }
@@ -87,13 +91,12 @@ struct AllReduceMember {
 
     private mutating func measure(bytes: Int, count: Int, reduces: Bool) throws -> [Double] {
         let elements = bytes / 4
-        let values = UnsafeMutableBufferPointer<Float>.allocate(capacity: elements)
-        let sum = UnsafeMutableBufferPointer<Float>.allocate(capacity: elements)
+        let values = allocate(elements), sum = allocate(elements)
         values.initialize(repeating: 1.5)
         sum.initialize(repeating: 0)
         defer {
-            values.deallocate()
-            sum.deallocate()
+            free(values)
+            free(sum)
         }
         let trees = group.subtrees.map { ($0, UnsafeBufferPointer(values)) }
         let warmUp = 3
@@ -112,6 +115,13 @@ struct AllReduceMember {
             }
         }
         return seconds
+    }
+
+    private func allocate(_ count: Int) -> UnsafeMutableBufferPointer<Float> {
+        memory?.allocate(count) ?? .allocate(capacity: count)
+    }
+    private func free(_ buffer: UnsafeMutableBufferPointer<Float>) {
+        if let memory { memory.free(buffer) } else { buffer.deallocate() }
     }
 
     /// Sends all of `source` and fills all of `target`, both at once.

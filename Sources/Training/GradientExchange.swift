@@ -1,4 +1,5 @@
 public import Basics
+internal import Tensors
 
 /// How one exchange ended.
 public enum ExchangeOutcome: Sendable, Equatable {
@@ -38,6 +39,14 @@ public protocol GradientExchange: AnyObject {
     /// Takes that state.
     func take(state: Checkpoint) throws
 
+    /// Memory for gradients and sums that the exchange need not copy; nil where any memory is as good.
+    ///
+    /// On a 64-byte boundary, undefined contents; used until the loop ends, then given back by ``giveBack(_:)``.
+    func takeMemory(count: Int) -> UnsafeMutableBufferPointer<Float>?
+
+    /// Takes back what ``takeMemory(count:)`` gave.
+    func giveBack(_ memory: UnsafeMutableBufferPointer<Float>)
+
     /// Adds up one operation over all lanes of the run and commits it.
     ///
     /// - Parameters:
@@ -60,6 +69,20 @@ public protocol GradientExchange: AnyObject {
 extension GradientExchange {
     /// False: nobody joins.
     public var wantsState: Bool { false }
+
+    /// None: any memory is as good.
+    public func takeMemory(count: Int) -> UnsafeMutableBufferPointer<Float>? { nil }
+
+    /// Never called while none was given.
+    public func giveBack(_ memory: UnsafeMutableBufferPointer<Float>) {
+        preconditionFailure("nobody took this memory")
+    }
+
+    /// An arena of the exchange's memory, or of any.
+    func makeArena(count: Int) -> FloatArena {
+        guard count > 0, let memory = takeMemory(count: count) else { return FloatArena(count: count) }
+        return FloatArena(taking: memory) { self.giveBack(memory) }
+    }
 
     /// Never called while nobody joins.
     public func take(state: Checkpoint) throws { preconditionFailure("nobody asked for the state") }

@@ -307,6 +307,9 @@ struct DecisionTests {
             return words
         }
         let whole = print(values, cuts: [])
+        var copy = [Float](repeating: 0, count: values.count), words = [UInt64](repeating: 0, count: 8)
+        coord_copy_fingerprint(&words, &copy, values, 0, values.count)
+        #expect(words == whole && copy == values)
         #expect(print(values, cuts: [16, 512, 528]) == whole)
         for index in values.indices {
             var other = values
@@ -329,7 +332,8 @@ struct DecisionTests {
             let program: [Int16] = [0, 1, -1]
             tiny.withUnsafeBufferPointer { leaf in
                 let leaves = [leaf.baseAddress, leaf.baseAddress]
-                #expect(coord_tree_sum(leaves, program, 3, &target, 4, mode) == 0)
+                var words = [UInt64](repeating: 0, count: 8)
+                #expect(coord_tree_sum(leaves, program, 3, &target, 4, mode, &words, 0) == 0)
             }
             return target
         }

@@ -27,6 +27,9 @@ final class FaultTransport: Transport {
     func connect(to address: String) throws(CollectivesError) -> any Link {
         FaultLink(base: try base.connect(to: address), faults: faults)
     }
+    /// Cuts all links now.
+    func cut() { faults.cut() }
+    var sharesMemory: Bool { base.sharesMemory }
     var isCut: Bool { faults.state.withLock { $0.isCut } }
     var sent: Int { faults.state.withLock { $0.sent } }
 }
@@ -46,6 +49,15 @@ final class Faults: Sendable {
         self.cutAfter = cutAfter
         self.flipAt = flipAt
         self.onCut = onCut
+    }
+
+    func cut() {
+        let isFirst = state.withLock { state in
+            defer { state.isCut = true }
+            if !state.isCut { for link in state.links { _ = shutdown(link, Int32(SHUT_RDWR)) } }
+            return !state.isCut
+        }
+        if isFirst { onCut() }
     }
 }
 
@@ -92,14 +104,17 @@ private struct FaultLink: Link {
     }
 
     private func cut() -> LinkProgress {
-        let isFirst = faults.state.withLock { state in
-            defer { state.isCut = true }
-            if !state.isCut { for link in state.links { _ = shutdown(link, Int32(SHUT_RDWR)) } }
-            return !state.isCut
-        }
-        if isFirst { faults.onCut() }
+        faults.cut()
         return .failed(EPIPE)
     }
+
+    var passesDescriptors: Bool { base.passesDescriptors }
+    func pass(_ descriptors: [Int32], with bytes: UnsafeRawBufferPointer) -> LinkProgress {
+        base.pass(descriptors, with: bytes)
+    }
+    func take(
+        _ bytes: UnsafeMutableRawBufferPointer
+    ) -> (progress: LinkProgress, descriptors: [Int32]) { base.take(bytes) }
 
     func finishSending() { base.finishSending() }
     func close() {

@@ -9,11 +9,17 @@ import Glibc
 
 /// Which transport a suite runs on.
 enum Way: String, CaseIterable, CustomTestStringConvertible {
-    case tcp, inProcess
+    case tcp, inProcess, memory
     var testDescription: String { rawValue }
-    func make() -> any Transport { self == .tcp ? TCPTransport() : InProcessTransport() }
+    func make() -> any Transport {
+        switch self {
+        case .tcp: TCPTransport()
+        case .inProcess: InProcessTransport()
+        case .memory: DirectTransport()
+        }
+    }
     /// The address to listen on.
-    var address: String { self == .tcp ? "127.0.0.1:0" : ":0" }
+    var address: String { self == .inProcess ? ":0" : "127.0.0.1:0" }
 }
 
 let testRun: RunID = {

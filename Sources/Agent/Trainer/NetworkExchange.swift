@@ -98,6 +98,10 @@ final class NetworkExchange: GradientExchange {
         }
     }
 
+    func takeMemory(count: Int) -> UnsafeMutableBufferPointer<Float>? { endpoint.memory?.allocate(count) }
+
+    func giveBack(_ memory: UnsafeMutableBufferPointer<Float>) { endpoint.memory?.free(memory) }
+
     /// Leaves the group; the others see the links end.
     func close() {
         commands.onInterrupt(nil)

@@ -60,7 +60,7 @@ enum TrainerProgram {
             exit(1)  // the agent is gone, and nobody can tell us whom to work with
         }
         let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
-        let endpoint = try Endpoint(transport: TCPTransport(), address: "\(bind):0")
+        let endpoint = try Endpoint(transport: DirectTransport(), address: "\(bind):0")
         let exchange = NetworkExchange(
             start: start,
             endpoint: endpoint,

@@ -38,6 +38,16 @@ public struct Digest: Hashable, Sendable, Codable, Comparable, CustomStringConve
         )
     }
 
+    /// Writes the 32 raw bytes to memory.
+    ///
+    /// - Precondition: there is room for them.
+    public func store(to target: UnsafeMutableRawBufferPointer) {
+        precondition(target.count >= 32, "\(target.count) bytes for a SHA-256")
+        for index in 0..<4 {
+            target.storeBytes(of: words[index].bigEndian, toByteOffset: index * 8, as: UInt64.self)
+        }
+    }
+
     /// Reads 64 lower-case hexadecimal digits from memory; nil for anything else.
     public init?(hexDigits digits: UnsafeRawBufferPointer) {
         guard digits.count == 64 else { return nil }
@@ -160,12 +170,7 @@ public struct DigestBuilder {
     }
 
     /// The digest of all bytes so far.
-    public func finish() -> Digest {
-        guard let digest = Digest(raw: Array(state.finalize())) else {
-            preconditionFailure("SHA-256 is 32 bytes")
-        }
-        return digest
-    }
+    public func finish() -> Digest { state.finalize().withUnsafeBytes { Digest(raw: $0) } }
 }
 
 /// Proofs and keys: the one owner of swift-crypto's keyed operations.

@@ -4,6 +4,7 @@
 
 #include "CodecShims.h"
 #include "CollectiveShims.h"
+#include "SharedMemoryShims.h"
 
 /// Names the calling thread; at most 15 bytes.
 void coord_set_thread_name(const char *name);

@@ -36,6 +36,9 @@ uint32_t coord_crc32c_portable(uint32_t crc, const void *bytes, size_t count);
 /// The sum over all pieces of an array is the same however the array was cut, as long as every piece starts at a
 /// multiple of 16 floats: `first` is the index of its first float.
 void coord_fingerprint(uint64_t accumulators[8], const float *values, uint64_t first, size_t count);
+/// The same, and copies the floats to `target`, read once.
+void coord_copy_fingerprint(
+    uint64_t accumulators[8], float *target, const float *values, uint64_t first, size_t count);
 
 /// The calling thread's floating-point control word (rounding, denormals).
 uint64_t coord_float_mode(void);
@@ -43,8 +46,9 @@ uint64_t coord_float_mode(void);
 /// Sums leaves along a tree, element by element: `target[i] = tree(leaves[0][i], leaves[1][i], ...)`.
 ///
 /// `program` is the tree in postfix order: n >= 0 pushes leaf n, -1 adds the two on top (lower + upper).
-/// `mode` is the control word to add under. `target` may be a leaf itself, at the same index.
+/// `mode` is the control word to add under. `target` may be a leaf itself, at the same index. The sums, of which the
+/// first has index `first` in the whole array (a multiple of 16), are added to the fingerprint.
 /// A tree is at most 8 values deep. Returns 0, or -1 for a program that is no tree.
 int coord_tree_sum(
     const float *const *leaves, const int16_t *program, size_t program_count,
-    float *target, size_t count, uint64_t mode);
+    float *target, size_t count, uint64_t mode, uint64_t accumulators[8], uint64_t first);

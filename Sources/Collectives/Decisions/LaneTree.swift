@@ -102,15 +102,30 @@ struct LaneTree: Sendable {
     ///
     /// - Parameters:
     ///   - pointers: one a leaf.
+    ///   - first: the index of the first value in the whole array, a multiple of 16.
     ///   - mode: the floating-point control word to add under.
+    ///   - fingerprint: takes the sums in.
     func sum(
         _ pointers: UnsafePointer<UnsafePointer<Float>?>,
         into target: UnsafeMutablePointer<Float>,
+        first: Int,
         count: Int,
-        mode: UInt64
+        mode: UInt64,
+        _ fingerprint: inout ResultFingerprint
     ) {
         let result = program.withUnsafeBufferPointer { program in
-            coord_tree_sum(pointers, program.baseAddress, program.count, target, count, mode)
+            fingerprint.withWords { words in
+                coord_tree_sum(
+                    pointers,
+                    program.baseAddress,
+                    program.count,
+                    target,
+                    count,
+                    mode,
+                    words,
+                    UInt64(first)
+                )
+            }
         }
         precondition(result == 0, "a lane tree of \(leaves.count) leaves is no tree")
     }

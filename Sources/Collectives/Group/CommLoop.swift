@@ -9,6 +9,7 @@ internal import Synchronization
 final class CommLoop {
     let plan: GroupPlan
     let shared: GroupShared
+    let exchange: SharedExchange?
     let onFailure: (@Sendable (CollectivesError) -> Void)?
     let links: [MemberLink]
     let slots: [OperationSlot]
@@ -29,11 +30,13 @@ final class CommLoop {
         _ plan: GroupPlan,
         _ shared: GroupShared,
         _ links: [Int: any Link],
+        _ exchange: SharedExchange?,
         _ onFailure: (@Sendable (CollectivesError) -> Void)?
     ) {
         let now = ContinuousClock.now
         self.plan = plan
         self.shared = shared
+        self.exchange = exchange
         self.onFailure = onFailure
         self.links = links.sorted { $0.key < $1.key }.map {
             MemberLink(rank: $0.key, link: $0.value, now: now)
@@ -83,39 +86,56 @@ final class CommLoop {
             }
         }
         try flushAll(now)
-        let silent = watch.look(awaited: active == nil ? [] : awaited, at: now)
+        let silent = watch.look(awaited: awaited, at: now)
         if !silent.isEmpty {
             let list = silent.map(String.init).joined(separator: ", ")
             throw CollectivesError(
                 .peerSilent,
-                "nothing came from rank \(list) for \(plan.silenceLimit) while operation \(current) waits",
+                "nothing came from rank \(list) for \(plan.silenceLimit) while operation "
+                    + "\(operationInFlight ?? current) waits",
                 ranks: silent
             )
         }
         return true
     }
 
+    /// The members whose word on the operation in flight is missing.
     var awaited: [Int] {
-        slot.ledger.awaited.filter { rank in links.contains { $0.rank == rank && !$0.hasEnded } }
+        guard operationInFlight != nil else { return [] }
+        return links.filter { !$0.hasEnded && !hasLastWord(of: $0.rank) }.map(\.rank)
+    }
+
+    /// The operation that the caller waits for, over links or through memory.
+    var operationInFlight: UInt64? {
+        active == nil ? shared.state.withLock { $0.throughMemory } : current
+    }
+
+    /// Whether the operation in flight needs nothing more from a member.
+    func hasLastWord(of rank: Int) -> Bool {
+        if active != nil { return slot.ledger.readyDigests[rank] != nil }
+        guard let operation = shared.state.withLock({ $0.throughMemory }) else { return false }
+        return exchange?.hasResult(rank, of: operation) ?? false
     }
 
     // MARK: Orders
 
     func takeOrders(_ now: ContinuousClock.Instant) throws(CollectivesError) -> Bool {
         shared.wake.clear()
-        let (posted, reason, closes) = shared.state.withLock { state in
+        let (posted, reason, closes, trouble) = shared.state.withLock { state in
             defer { state.posted = nil }
-            return (state.posted, state.abortReason, state.isClosing)
+            return (state.posted, state.abortReason, state.isClosing, state.trouble)
         }
+        if let trouble { throw trouble }
         if let posted { try begin(posted, now) }
         if let reason { throw CollectivesError(.aborted, reason) }
-        if closes {
-            if active != nil {
-                throw CollectivesError(.aborted, "the group was closed during operation \(current)")
+        if let operation = operationInFlight {
+            if closes {
+                throw CollectivesError(.aborted, "the group was closed during operation \(operation)")
             }
-            return false
+        } else if let nextFailure {
+            throw nextFailure
         }
-        return true
+        return !closes
     }
 
     func begin(_ posted: PostedOperation, _ now: ContinuousClock.Instant) throws(CollectivesError) {
@@ -185,13 +205,22 @@ final class CommLoop {
             }
         }
         let target = sum.advanced(by: range.lowerBound)
+        var fingerprint = active.feedback == nil ? slot.fingerprint : ResultFingerprint()
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {
-                plan.tree.sum(leaves, into: target, count: range.count, mode: active.floatMode)
+                plan.tree.sum(
+                    leaves,
+                    into: target,
+                    first: range.lowerBound,
+                    count: range.count,
+                    mode: active.floatMode,
+                    &fingerprint
+                )
             }
         }
+        guard let feedback = active.feedback else { return slot.fingerprint = fingerprint }
         // The owner, too, goes on with what the others will decode.
-        active.feedback?.encodeResult(piece, of: plan.rank, range, sum: sum)
+        feedback.encodeResult(piece, of: plan.rank, range, sum: sum)
         slot.fingerprint.add(target, first: range.lowerBound, count: range.count)
     }
 
@@ -239,11 +268,17 @@ final class CommLoop {
     func ended(_ link: MemberLink, _ error: CollectivesError) throws(CollectivesError) {
         guard !link.hasEnded else { return }
         link.hasEnded = true
-        guard active != nil, slot.ledger.readyDigests[link.rank] != nil else { throw nextFailure ?? error }
+        guard hasLastWord(of: link.rank) else { throw nextFailure ?? error }
         if nextFailure == nil {
             nextFailure = error
             onFailure?(error)
         }
+        guard active == nil else { return }
+        let isOver = shared.state.withLock { state in
+            state.nextFailure = nextFailure
+            return state.throughMemory == nil
+        }
+        if isOver { throw nextFailure ?? error }
     }
 
     /// Tells the others and the caller, closes the links; nobody touches the caller's memory after that.
@@ -273,12 +308,25 @@ final class CommLoop {
             let end =
                 failure ?? CollectivesError(.closed, "the group of generation \(plan.generation) is closed")
             state.failure = end
+            if state.throughMemory != nil { return false }  // it leaves by itself
             defer { state.isInFlight = false }
             if state.isInFlight { state.outcome = end }
             return state.isInFlight
         }
+        releaseMemory()
         if let failure, failure.code != .aborted, nextFailure == nil { onFailure?(failure) }
         if isWaiting { shared.finished.signal() }
+    }
+
+    /// Waits until the caller has left the memory of the others.
+    func releaseMemory() {
+        guard let exchange else { return }
+        exchange.stop()
+        // It may be about to fall asleep each time.
+        while shared.state.withLock({ $0.throughMemory != nil }) {
+            exchange.wakeAll()
+            _ = shared.hasLeft.wait(timeout: .now() + .milliseconds(1))
+        }
     }
 
     func sayGoodbye(until deadline: ContinuousClock.Instant) {

@@ -97,6 +97,8 @@ public final class Endpoint: Sendable {
     public let transport: any Transport
     /// Where others reach this process.
     public let address: String
+    /// Memory that the members on this machine read in place; nil where the transport or the system has none.
+    public let memory: SharedArena?
     private let limits: Limits
     private let shared: SharedState
     private let wake: WakeEvent
@@ -120,6 +122,7 @@ public final class Endpoint: Sendable {
         self.transport = transport
         self.address = listener.address
         self.limits = limits
+        memory = transport.sharesMemory ? try? SharedArena() : nil
         let shared = SharedState()
         self.shared = shared
         do throws(CollectivesError) {

@@ -67,9 +67,12 @@ public final class Group: Sendable {
     /// The ranks that joined without the run's state: the first of the others gives it to them.
     public let joiners: [Int]
 
-    private let plan: GroupPlan
-    private let shared: GroupShared
+    let plan: GroupPlan
+    let shared: GroupShared
     private let thread: CommThread?
+    let exchange: SharedExchange?
+    /// By rank: the memory, and whether the link stays on this machine.
+    let near: [Int: (memory: PeerMemory, isLocal: Bool)]
 
     /// Meets all members of a generation.
     ///
@@ -140,28 +143,35 @@ public final class Group: Sendable {
             secret: secret,
             state: state
         )
+        let offer = members.count > 1 ? MemoryOffer(endpoint) : nil
         let met = try Meeting.meet(
             endpoint: endpoint,
             context: context,
             addresses: members.map(\.address),
             dials: dials ?? Set(0..<rank),
+            offer: offer,
             deadline: deadline
         )
         do throws(CollectivesError) {
             let states = members.indices.map { met[$0]?.state ?? state }
             let decided = try Resolution.decide(rank: rank, states: states)
             let shared = GroupShared(state: decided.state, wake: try WakeEvent())
+            let exchange = offer.flatMap {
+                SharedExchange.make(plan: plan, offer: $0, peers: met.mapValues(\.memory))
+            }
             var thread: CommThread?
             if members.count > 1 {
                 let links = met.mapValues(\.link)
                 thread = try CommThread(name: "coord-comm-\(rank)") {
-                    CommLoop(plan, shared, links, onFailure).run()
+                    CommLoop(plan, shared, links, exchange, onFailure).run()
                 }
             }
             return Group(
                 plan: plan,
                 shared: shared,
                 thread: thread,
+                exchange: exchange,
+                near: met.mapValues { ($0.memory, $0.link.passesDescriptors) },
                 resolution: decided.resolution,
                 joiners: states.indices.filter { states[$0].isJoining }
             )
@@ -175,10 +185,14 @@ public final class Group: Sendable {
         plan: GroupPlan,
         shared: GroupShared,
         thread: CommThread?,
+        exchange: SharedExchange?,
+        near: [Int: (PeerMemory, Bool)],
         resolution: Resolution,
         joiners: [Int]
     ) {
         self.joiners = joiners
+        self.exchange = exchange
+        self.near = near
         self.plan = plan
         self.shared = shared
         self.thread = thread
@@ -277,7 +291,8 @@ public final class Group: Sendable {
                 feedback: settles || sum.isEmpty || thread == nil ? nil : feedback,
                 floatMode: coord_float_mode()
             )
-            return thread == nil ? reduceAlone(posted) : exchange(posted)
+            if thread == nil { return reduceAlone(posted) }
+            return exchange == nil ? exchangeOverLinks(posted) : exchangeThroughMemory(posted)
         }
         if let outcome { throw outcome }
     }
@@ -308,24 +323,36 @@ public final class Group: Sendable {
         thread?.join()
     }
 
-    private func exchange(_ posted: PostedOperation) -> CollectivesError? {
-        let refusal: CollectivesError? = shared.state.withLock { state in
+    /// Hands an operation to the group's thread and waits for it.
+    func exchangeOverLinks(_ posted: PostedOperation) -> CollectivesError? {
+        if let refusal = begin(posted, { $0.posted = posted }) { return refusal }
+        return waitForThread()
+    }
+
+    func waitForThread() -> CollectivesError? {
+        shared.wake.signal()
+        shared.finished.wait()
+        return shared.state.withLock { state in
+            defer { state.outcome = nil }
+            return state.outcome
+        }
+    }
+
+    /// Notes that an operation is in flight, unless the group has failed.
+    func begin(
+        _ posted: PostedOperation,
+        _ how: (inout GroupShared.State) -> Void
+    ) -> CollectivesError? {
+        shared.state.withLock { state in
             if let failure = state.failure { return failure }
             precondition(
                 posted.operation == state.member.committed && !state.isInFlight,
                 "operation \(posted.operation) is not the next one, \(state.member.committed)"
             )
             state.member.begin()
-            state.posted = posted
             state.isInFlight = true
+            how(&state)
             return nil
-        }
-        if let refusal { return refusal }
-        shared.wake.signal()
-        shared.finished.wait()
-        return shared.state.withLock { state in
-            defer { state.outcome = nil }
-            return state.outcome
         }
     }
 
@@ -345,10 +372,16 @@ public final class Group: Sendable {
         if let sum = posted.sum, posted.elements > 0 {
             posted.contributions.withUnsafeBufferPointer { leaves in
                 if let leaves = leaves.baseAddress {
-                    plan.tree.sum(leaves, into: sum, count: posted.elements, mode: posted.floatMode)
+                    plan.tree.sum(
+                        leaves,
+                        into: sum,
+                        first: 0,
+                        count: posted.elements,
+                        mode: posted.floatMode,
+                        &fingerprint
+                    )
                 }
             }
-            fingerprint.add(sum, first: 0, count: posted.elements)
         }
         let digest = fingerprint.digest(posted)
         shared.state.withLock { state in

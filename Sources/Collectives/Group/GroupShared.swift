@@ -62,6 +62,14 @@ final class GroupShared: Sendable {
     struct State {
         var member: MemberState
         var posted: PostedOperation?
+        /// The operation that the caller exchanges through memory, on its own thread.
+        var throughMemory: UInt64?
+        /// Whether all members reach each other's memory, once that is settled.
+        var sharesMemory: Bool?
+        /// Why the caller gave up such an operation.
+        var trouble: CollectivesError?
+        /// A member ended after its last word on such an operation: the end of the group, once that one is over.
+        var nextFailure: CollectivesError?
         /// A caller waits for `finished`.
         var isInFlight = false
         var outcome: CollectivesError?
@@ -73,6 +81,8 @@ final class GroupShared: Sendable {
     let state: Mutex<State>
     let wake: WakeEvent
     let finished = DispatchSemaphore(value: 0)
+    /// The caller has left an operation through memory after the end of the group.
+    let hasLeft = DispatchSemaphore(value: 0)
 
     init(state: MemberState, wake: WakeEvent) {
         self.state = Mutex(State(member: state))
@@ -87,6 +97,21 @@ struct ResultFingerprint {
     /// Adds a piece that starts at value `first`, a multiple of 16.
     mutating func add(_ values: UnsafePointer<Float>, first: Int, count: Int) {
         coord_fingerprint(&words, values, UInt64(first), count)
+    }
+
+    /// Adds a piece, as ``add(_:first:count:)`` does, and copies it to `target`.
+    mutating func copy(
+        _ values: UnsafePointer<Float>,
+        to target: UnsafeMutablePointer<Float>,
+        first: Int,
+        count: Int
+    ) {
+        coord_copy_fingerprint(&words, target, values, UInt64(first), count)
+    }
+
+    /// Lets a kernel add what it has just computed.
+    mutating func withWords<Result>(_ body: (UnsafeMutablePointer<UInt64>?) -> Result) -> Result {
+        words.withUnsafeMutableBufferPointer { body($0.baseAddress) }
     }
 
     /// The digest of the operation's number and shape, its sum and its lane values.

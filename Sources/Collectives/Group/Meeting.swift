@@ -6,12 +6,14 @@ struct Meeting {
     struct Met {
         var link: any Link
         var state: MemberState
+        var memory: PeerMemory
     }
 
     /// A connection on its way through the handshake.
     private struct Attempt {
-        enum Stage { case awaitsReply, sendsFinal, awaitsFinal }
+        enum Stage { case awaitsReply, sendsFinal, awaitsFinal, sendsMemory, awaitsMemory }
         var link: any Link
+        var isDialler: Bool
         var rank: Int
         var hello: Handshake.Hello
         var reply: [UInt8] = []
@@ -20,13 +22,15 @@ struct Meeting {
         var sent = 0
         var incoming: [UInt8] = []
         var deadline: ContinuousClock.Instant
-        /// The listener's state, once proven.
+        /// The other's state, once proven.
         var state = MemberState()
+        /// What came beside its bytes.
+        var descriptors: [Int32] = []
     }
 
     private enum Step {
         case goesOn
-        case met(MemberState)
+        case met(PeerMemory)
         case lost(String)
         case refused(CollectivesError)
     }
@@ -35,6 +39,7 @@ struct Meeting {
     private let context: Handshake.Context
     private let addresses: [String]
     private let dials: Set<Int>
+    private let offer: MemoryOffer?
     private let deadline: ContinuousClock.Instant
     private var attempts: [Attempt] = []
     private var met: [Int: Met] = [:]
@@ -46,12 +51,14 @@ struct Meeting {
         _ context: Handshake.Context,
         _ addresses: [String],
         _ dials: Set<Int>,
+        _ offer: MemoryOffer?,
         _ deadline: ContinuousClock.Instant
     ) {
         self.endpoint = endpoint
         self.context = context
         self.addresses = addresses
         self.dials = dials
+        self.offer = offer
         self.deadline = deadline
     }
 
@@ -60,6 +67,7 @@ struct Meeting {
     /// - Parameters:
     ///   - addresses: one a member, in rank order.
     ///   - dials: the ranks to dial; the others are waited for.
+    ///   - offer: what those on this machine may map.
     /// - Returns: the others by rank; the caller owns the links.
     /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: the missing), `.handshakeRefused`, `.mismatch`,
     ///   `.aborted`, `.closed`; nothing stays open.
@@ -68,20 +76,21 @@ struct Meeting {
         context: Handshake.Context,
         addresses: [String],
         dials: Set<Int>,
+        offer: MemoryOffer? = nil,
         deadline: ContinuousClock.Instant
     ) throws(CollectivesError) -> [Int: Met] {
         let run = FrameHeader.runNumber(context.run)
         let arrivals = try endpoint.register(run: run, generation: context.generation)
-        var meeting = Meeting(endpoint, context, addresses, dials, deadline)
+        var meeting = Meeting(endpoint, context, addresses, dials, offer, deadline)
         do throws(CollectivesError) {
             try meeting.run(arrivals)
         } catch {
             meeting.met.values.forEach { $0.link.close() }
-            meeting.attempts.forEach { $0.link.close() }
+            meeting.attempts.forEach(close)
             endpoint.unregister(run: run, generation: context.generation, isComplete: false)
             throw error
         }
-        meeting.attempts.forEach { $0.link.close() }
+        meeting.attempts.forEach(close)
         endpoint.unregister(run: run, generation: context.generation, isComplete: true)
         return meeting.met
     }
@@ -123,6 +132,7 @@ struct Meeting {
             attempts.append(
                 Attempt(
                     link: link,
+                    isDialler: true,
                     rank: rank,
                     hello: hello,
                     stage: .awaitsReply,
@@ -151,6 +161,7 @@ struct Meeting {
         attempts.append(
             Attempt(
                 link: arrival.link,
+                isDialler: false,
                 rank: rank,
                 hello: arrival.hello,
                 reply: reply,
@@ -166,26 +177,25 @@ struct Meeting {
         var kept: [Attempt] = []
         var refusal: CollectivesError?
         for var attempt in attempts {
-            let isDialler = attempt.stage != .awaitsFinal
-            switch Self.advance(&attempt, context) {
+            switch Self.advance(&attempt, context, offer) {
             case .goesOn where attempt.deadline > now: kept.append(attempt)
             case .goesOn:
-                attempt.link.close()
-                if isDialler { troubled(attempt.rank, "it did not answer the handshake in time") }
-            case .met(let state):
+                Self.close(attempt)
+                if attempt.isDialler { troubled(attempt.rank, "it did not answer the handshake in time") }
+            case .met(let memory):
                 if met[attempt.rank] == nil {
-                    met[attempt.rank] = Met(link: attempt.link, state: state)
+                    met[attempt.rank] = Met(link: attempt.link, state: attempt.state, memory: memory)
                 } else {
                     attempt.link.close()
                 }
             case .lost(let reason):
-                attempt.link.close()
-                if isDialler { troubled(attempt.rank, reason) }
+                Self.close(attempt)
+                if attempt.isDialler { troubled(attempt.rank, reason) }
             case .refused(let error):
                 endpoint.countRefusal()
-                attempt.link.close()
+                Self.close(attempt)
                 // Whoever dials in may be anybody: only our own choice of address is an error of ours.
-                if isDialler || error.code == .mismatch { refusal = refusal ?? error }
+                if attempt.isDialler || error.code == .mismatch { refusal = refusal ?? error }
             }
         }
         attempts = kept
@@ -210,14 +220,19 @@ struct Meeting {
         )
     }
 
-    private static func advance(_ attempt: inout Attempt, _ context: Handshake.Context) -> Step {
-        let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+    private static func close(_ attempt: Attempt) {
+        attempt.link.close()
+        attempt.descriptors.forEach(closeDescriptor)
+    }
+
+    private static func advance(
+        _ attempt: inout Attempt,
+        _ context: Handshake.Context,
+        _ offer: MemoryOffer?
+    ) -> Step {
         while true {
             if attempt.sent < attempt.outgoing.count {
-                let progress = attempt.outgoing.withUnsafeBytes {
-                    attempt.link.send(UnsafeRawBufferPointer(rebasing: $0[attempt.sent...]), and: nothing)
-                }
-                switch progress {
+                switch send(&attempt, offer) {
                 case .moved(let count): attempt.sent += count
                 case .wouldBlock: return .goesOn
                 case .ended: return .lost("it closed the connection")
@@ -225,38 +240,102 @@ struct Meeting {
                 }
                 continue
             }
-            if attempt.stage == .sendsFinal { return .met(attempt.state) }
-            let due = attempt.stage == .awaitsReply ? Handshake.replyBytes : Handshake.finalBytes
-            var buffer = [UInt8](repeating: 0, count: due - attempt.incoming.count)
-            let progress = buffer.withUnsafeMutableBytes {
-                attempt.link.receive(into: $0, and: UnsafeMutableRawBufferPointer(start: nil, count: 0))
+            switch attempt.stage {
+            case .sendsFinal: if let step = proven(&attempt, offer) { return step }
+            case .sendsMemory:
+                attempt.stage = .awaitsMemory
+                attempt.incoming = []
+            case .awaitsReply, .awaitsFinal, .awaitsMemory:
+                switch receive(&attempt) {
+                case .moved: if let step = heard(&attempt, context, offer) { return step }
+                case .wouldBlock: return .goesOn
+                case .ended: return .lost("it closed the connection")
+                case .failed(let number): return .lost(systemText(number))
+                }
             }
-            switch progress {
-            case .moved(let count): attempt.incoming += buffer.prefix(count)
-            case .wouldBlock: return .goesOn
-            case .ended: return .lost("it closed the connection")
-            case .failed(let number): return .lost(systemText(number))
-            }
-            if attempt.incoming.count < due { continue }
-            if attempt.stage == .awaitsFinal { return finish(attempt, context) }
-            guard let said = Handshake.check(reply: attempt.incoming, context, hello: attempt.hello) else {
-                return .refused(
-                    CollectivesError(
-                        .handshakeRefused,
-                        "rank \(attempt.rank) did not prove the secret of generation \(context.generation)",
-                        ranks: [attempt.rank]
-                    )
-                )
-            }
-            guard said.plan == context.plan else { return .refused(otherPlan(attempt, context)) }
-            attempt.state = said.state
-            attempt.outgoing = Handshake.final(context, hello: attempt.hello, reply: attempt.incoming)
-            attempt.sent = 0
-            attempt.stage = .sendsFinal
         }
     }
 
-    private static func finish(_ attempt: Attempt, _ context: Handshake.Context) -> Step {
+    private static func send(_ attempt: inout Attempt, _ offer: MemoryOffer?) -> LinkProgress {
+        let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+        return attempt.outgoing.withUnsafeBytes { bytes in
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[attempt.sent...])
+            guard attempt.stage == .sendsMemory, attempt.sent == 0 else {
+                return attempt.link.send(rest, and: nothing)
+            }
+            return attempt.link.pass(MemoryOffer.message(offer).descriptors, with: rest)
+        }
+    }
+
+    private static func due(_ stage: Attempt.Stage) -> Int {
+        switch stage {
+        case .awaitsReply: Handshake.replyBytes
+        case .awaitsFinal: Handshake.finalBytes
+        case .awaitsMemory: MemoryOffer.messageBytes
+        case .sendsFinal, .sendsMemory: 0
+        }
+    }
+
+    private static func receive(_ attempt: inout Attempt) -> LinkProgress {
+        var buffer = [UInt8](repeating: 0, count: due(attempt.stage) - attempt.incoming.count)
+        let progress = buffer.withUnsafeMutableBytes { bytes in
+            guard attempt.stage == .awaitsMemory else {
+                return attempt.link.receive(
+                    into: bytes,
+                    and: UnsafeMutableRawBufferPointer(start: nil, count: 0)
+                )
+            }
+            let (progress, descriptors) = attempt.link.take(bytes)
+            attempt.descriptors += descriptors
+            return progress
+        }
+        if case .moved(let count) = progress { attempt.incoming += buffer.prefix(count) }
+        return progress
+    }
+
+    /// Judges a message once all of it is there; nil while the attempt goes on.
+    private static func heard(
+        _ attempt: inout Attempt,
+        _ context: Handshake.Context,
+        _ offer: MemoryOffer?
+    ) -> Step? {
+        guard attempt.incoming.count == due(attempt.stage) else { return nil }
+        if attempt.stage == .awaitsMemory {
+            defer { attempt.descriptors = [] }
+            return .met(MemoryOffer.read(attempt.incoming, attempt.descriptors))
+        }
+        if attempt.stage == .awaitsFinal {
+            if let refusal = finish(&attempt, context) { return refusal }
+            return proven(&attempt, offer)
+        }
+        guard let said = Handshake.check(reply: attempt.incoming, context, hello: attempt.hello) else {
+            return .refused(
+                CollectivesError(
+                    .handshakeRefused,
+                    "rank \(attempt.rank) did not prove the secret of generation \(context.generation)",
+                    ranks: [attempt.rank]
+                )
+            )
+        }
+        guard said.plan == context.plan else { return .refused(otherPlan(attempt, context)) }
+        attempt.state = said.state
+        attempt.outgoing = Handshake.final(context, hello: attempt.hello, reply: attempt.incoming)
+        attempt.sent = 0
+        attempt.stage = .sendsFinal
+        return nil
+    }
+
+    /// Both have proven the secret: members of one machine hand each other their memory.
+    private static func proven(_ attempt: inout Attempt, _ offer: MemoryOffer?) -> Step? {
+        guard attempt.link.passesDescriptors else { return .met(.missing("it is not on this machine")) }
+        attempt.outgoing = MemoryOffer.message(offer).bytes
+        attempt.sent = 0
+        attempt.stage = .sendsMemory
+        return nil
+    }
+
+    /// Judges the dialler's proof; nil when it holds.
+    private static func finish(_ attempt: inout Attempt, _ context: Handshake.Context) -> Step? {
         let state = Handshake.check(
             final: attempt.incoming,
             context,
@@ -272,7 +351,8 @@ struct Meeting {
                 )
             )
         }
-        return attempt.hello.plan == context.plan ? .met(state) : .refused(otherPlan(attempt, context))
+        attempt.state = state
+        return attempt.hello.plan == context.plan ? nil : .refused(otherPlan(attempt, context))
     }
 
     private static func otherPlan(_ attempt: Attempt, _ context: Handshake.Context) -> CollectivesError {

@@ -9,6 +9,8 @@ internal import Musl
 /// A stream over a connected, nonblocking socket.
 struct SocketLink: Link {
     let descriptor: Int32
+    /// True for a unix socket to another process.
+    var passesDescriptors = false
 
     func receive(
         into first: UnsafeMutableRawBufferPointer,
@@ -28,6 +30,22 @@ struct SocketLink: Link {
         Self.progress(
             coord_send(descriptor, first.baseAddress, first.count, second.baseAddress, second.count)
         )
+    }
+
+    func pass(_ descriptors: [Int32], with bytes: UnsafeRawBufferPointer) -> LinkProgress {
+        let count = Int32(descriptors.count)
+        return Self.progress(
+            coord_send_descriptors(descriptor, bytes.baseAddress, bytes.count, descriptors, count)
+        )
+    }
+
+    func take(
+        _ bytes: UnsafeMutableRawBufferPointer
+    ) -> (progress: LinkProgress, descriptors: [Int32]) {
+        var descriptors: [Int32] = [-1, -1, -1, -1]
+        var came = Int32(descriptors.count)
+        let count = coord_receive_descriptors(descriptor, bytes.baseAddress, bytes.count, &descriptors, &came)
+        return (count == 0 ? .ended : Self.progress(count), Array(descriptors.prefix(Int(came))))
     }
 
     func finishSending() { _ = shutdown(descriptor, Int32(SHUT_WR)) }

@@ -13,6 +13,14 @@ public protocol Transport: Sendable {
     /// The link's descriptor becomes writable once it stands; a refusal shows as a failed read or write.
     /// - Throws: ``CollectivesError`` `.badAddress`, `.peerLost`, `.system`.
     func connect(to address: String) throws(CollectivesError) -> any Link
+
+    /// Whether some of its links pass descriptors, so that an ``Endpoint`` keeps memory to share.
+    var sharesMemory: Bool { get }
+}
+
+extension Transport {
+    /// False: bytes only.
+    public var sharesMemory: Bool { false }
 }
 
 /// A place where others connect; owned by an ``Endpoint``, whose thread alone accepts.
@@ -53,8 +61,29 @@ public protocol Link: Sendable {
         -> LinkProgress
     /// Writes `first`, then `second`; at least one of them is not empty.
     func send(_ first: UnsafeRawBufferPointer, and second: UnsafeRawBufferPointer) -> LinkProgress
+    /// Whether both ends are on one machine and can hand each other descriptors.
+    var passesDescriptors: Bool { get }
+    /// Writes bytes with descriptors beside the first of them.
+    func pass(_ descriptors: [Int32], with bytes: UnsafeRawBufferPointer) -> LinkProgress
+    /// Reads bytes and whatever descriptors came with them, at most four; the caller closes these.
+    func take(_ bytes: UnsafeMutableRawBufferPointer) -> (progress: LinkProgress, descriptors: [Int32])
     /// Tells the other side that nothing more comes; reading goes on.
     func finishSending()
     /// Ends the stream; call once, after the last use of the descriptor.
     func close()
+}
+
+extension Link {
+    /// False: bytes only.
+    public var passesDescriptors: Bool { false }
+    /// Writes the bytes alone.
+    public func pass(_ descriptors: [Int32], with bytes: UnsafeRawBufferPointer) -> LinkProgress {
+        send(bytes, and: UnsafeRawBufferPointer(start: nil, count: 0))
+    }
+    /// Reads bytes alone.
+    public func take(
+        _ bytes: UnsafeMutableRawBufferPointer
+    ) -> (progress: LinkProgress, descriptors: [Int32]) {
+        (receive(into: bytes, and: UnsafeMutableRawBufferPointer(start: nil, count: 0)), [])
+    }
 }

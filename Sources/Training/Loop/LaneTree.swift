@@ -8,19 +8,23 @@ internal import Tensors
 final class LaneTree {
     private let laneCount: Int
     private let count: Int
+    private let makeArena: (Int) -> FloatArena
     private var lanes: [Int: FloatArena] = [:]
     private var sums: [LaneSubtree: FloatArena] = [:]
 
-    /// - Parameter count: numbers in a gradient, N.
-    init(laneCount: Int, count: Int) {
+    /// - Parameters:
+    ///   - count: numbers in a gradient, N.
+    ///   - makeArena: memory for what is contributed.
+    init(laneCount: Int, count: Int, makeArena: @escaping (Int) -> FloatArena = FloatArena.init(count:)) {
         self.laneCount = laneCount
         self.count = count
+        self.makeArena = makeArena
     }
 
     /// The gradient of a lane, `[N]`.
     func gradient(of lane: Int) -> FloatArena {
         if let arena = lanes[lane] { return arena }
-        let arena = FloatArena(count: count)
+        let arena = makeArena(count)
         lanes[lane] = arena
         return arena
     }
@@ -35,7 +39,7 @@ final class LaneTree {
             if let known = sums[tree] {
                 target = known
             } else {
-                target = FloatArena(count: count)
+                target = makeArena(count)
                 sums[tree] = target
             }
             let parts = tree.lanes.map { UnsafePointer(gradient(of: $0).pointer) }

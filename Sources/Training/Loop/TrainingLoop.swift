@@ -114,8 +114,12 @@ public final class TrainingLoop {
         self.pool = pool
         weights = FloatArena(count: model.parameterCount)
         average = spec.averaging.map { WeightAverage(decay: $0, count: model.parameterCount) }
-        sum = FloatArena(count: model.parameterCount)
-        tree = LaneTree(laneCount: spec.lanes, count: model.parameterCount)
+        sum = exchange.makeArena(count: model.parameterCount)
+        tree = LaneTree(
+            laneCount: spec.lanes,
+            count: model.parameterCount,
+            makeArena: exchange.makeArena(count:)
+        )
         workspaces = (0..<pool.size).map { _ in
             Workspace(model: model, kernels: kernels, capacity: part, trains: true)
         }
