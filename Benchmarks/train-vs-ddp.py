@@ -3,7 +3,7 @@
 
 Trains `mlp` 784-512-256-10 and `simple_cnn` (1x28x28) data-parallel with 2 processes of 1 thread each, global batch 64,
 AdamW, `lanes: 2`: by turns with `coord-bench train` and with PyTorch DistributedDataParallel over Gloo, and both alone
-with 1 process. Prints the medians of a step, the ratios, and the scaling efficiency from 1 to 2 workers.
+with 1 process; `coord` exchanges through memory, as workers of one machine do, `tcp` is the same over loopback TCP. Prints the medians of a step, the ratios, and the scaling efficiency from 1 to 2 workers.
 
 Needs `swift build -c release` of coord-bench and, in the Python that runs this, `pip install torch` (CPU).
 """
@@ -44,10 +44,10 @@ def median_of_first(commands, environment):
     return json.loads(outputs[0].splitlines()[-1])["p50_ms"] / 1000
 
 
-def ours(bench, model, members):
+def ours(bench, model, members, way="memory"):
     ports = free_ports(members)
     return median_of_first(
-        [[bench, "train", rank, model, STEPS[model], *ports] for rank in range(members)],
+        [[bench, "train", rank, model, STEPS[model], way, *ports] for rank in range(members)],
         dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")),
     )
 
@@ -114,12 +114,14 @@ def main():
         for _ in range(options.rounds):
             for members in (2, 1):
                 seen.setdefault(("coord", members), []).append(ours(options.bench, model, members))
+                seen.setdefault(("tcp", members), []).append(ours(options.bench, model, members, "tcp"))
                 seen.setdefault(("ddp", members), []).append(theirs(model, members))
         middle = {key: statistics.median(values) for key, values in seen.items()}
-        for who in ("coord", "ddp"):
+        for who in ("coord", "tcp", "ddp"):
             efficiency = middle[who, 1] / middle[who, 2] / 2
             print(f"{model}  {who:5}  1 worker {middle[who, 1] * 1000:7.2f} ms  2 workers {middle[who, 2] * 1000:7.2f} ms  "
                   f"scaling efficiency {efficiency:.2f}")
+        print(f"{model}  coord over TCP / coord with 2 workers {middle['tcp', 2] / middle['coord', 2]:.2f}x")
         print(f"{model}  ddp/coord with 2 workers {middle['ddp', 2] / middle['coord', 2]:.2f}x, "
               f"with 1 worker {middle['ddp', 1] / middle['coord', 1]:.2f}x  (medians of {options.rounds} rounds, "
               f"load {os.getloadavg()[0]:.1f})")

@@ -17,15 +17,16 @@ enum Main {
             )
         case "train":
             let words = Array(arguments.dropFirst())
-            guard words.count >= 4, let rank = Int(words[0]), let steps = Int(words[2]) else {
+            guard words.count >= 5, let rank = Int(words[0]), let steps = Int(words[2]) else {
                 return usage()
             }
             try TrainSuite.run(
                 TrainSuite.Job(
                     rank: rank,
-                    ports: words[3...].compactMap { Int($0) },
+                    ports: words[4...].compactMap { Int($0) },
                     model: words[1],
-                    steps: steps
+                    steps: steps,
+                    usesMemory: words[3] == "memory"
                 )
             )
         default: usage()
@@ -38,7 +39,7 @@ enum Main {
             usage: coord-bench allreduce RANK MEMBERS WAY (by Benchmarks/allreduce-vs-peers.py)
                    coord-bench codecs
                    coord-bench step [threads] [lanes] [steps]
-                   coord-bench train RANK MODEL STEPS PORT...
+                   coord-bench train RANK MODEL STEPS memory|tcp PORT...
                    coord-bench push …
             """
         )

@@ -3,7 +3,7 @@ internal import Collectives
 internal import Tensors
 internal import Training
 
-/// `coord-bench train RANK MODEL STEPS PORT...`: one member of a data-parallel training, as a process of its own.
+/// `coord-bench train RANK MODEL STEPS memory|tcp PORT...`: one member of a data-parallel training, as a process of its own.
 ///
 /// Every member is started alike but for its rank; member i listens on the i-th port of loopback. The first one prints a
 /// JSON line with the time of its steps.
@@ -14,16 +14,22 @@ enum TrainSuite {
         var ports: [Int]
         var model: String
         var steps: Int
+        /// Values go through memory, as between workers of one machine, or over TCP, as between machines.
+        var usesMemory: Bool
     }
 
     /// A group as the loop's exchange.
     private final class GroupExchange: GradientExchange {
         let group: Group
         let lanes: LaneSet
-        init(_ group: Group, lanes: LaneSet) {
+        let memory: SharedArena?
+        init(_ group: Group, lanes: LaneSet, memory: SharedArena?) {
             self.group = group
             self.lanes = lanes
+            self.memory = memory
         }
+        func takeMemory(count: Int) -> UnsafeMutableBufferPointer<Float>? { memory?.allocate(count) }
+        func giveBack(_ block: UnsafeMutableBufferPointer<Float>) { memory?.free(block) }
         func exchange(
             operation: UInt64,
             contributions: [Contribution],
@@ -61,7 +67,10 @@ enum TrainSuite {
         let sets = LanePlanner.assign(laneCount: lanes, weights: job.ports.map { _ in 1 })
         let run = RunID("bench")
         guard let run else { preconditionFailure("a run id") }
-        let endpoint = try Endpoint(transport: TCPTransport(), address: "127.0.0.1:\(job.ports[job.rank])")
+        let endpoint = try Endpoint(
+            transport: job.usesMemory ? DirectTransport() : TCPTransport(),
+            address: "127.0.0.1:\(job.ports[job.rank])"
+        )
         let group = try Group.open(
             endpoint: endpoint,
             run: run,
@@ -79,7 +88,7 @@ enum TrainSuite {
         let loop = try TrainingLoop(
             record: record,
             samples: StepSuite.Noise(shape: shape, batch: record.spec.batch, lanes: lanes, steps: job.steps),
-            exchange: GroupExchange(group, lanes: sets[job.rank]),
+            exchange: GroupExchange(group, lanes: sets[job.rank], memory: endpoint.memory),
             laneThreads: 1,
             observer: watch
         )

@@ -133,6 +133,7 @@ struct MemoryTests {
                         lanes: lanes,
                         tree: try LaneTree(laneCount: 2, lanes: lanes),
                         laneCount: 2,
+                        owners: [true, true],
                         silenceLimit: .seconds(3)
                     )
                     let offer = try #require(MemoryOffer(cluster.endpoints[1]))

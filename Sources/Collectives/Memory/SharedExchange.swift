@@ -300,7 +300,7 @@ final class SharedExchange: @unchecked Sendable {
     // MARK: Values
 
     private func segmentation(_ posted: PostedOperation) -> Segmentation {
-        Segmentation(elements: posted.elements, members: plan.memberCount)
+        Segmentation(elements: posted.elements, owners: plan.owners)
     }
 
     /// Sums the own segment and copies the others', piece by piece, while what was written last is still near.
