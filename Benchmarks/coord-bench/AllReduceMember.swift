@@ -9,7 +9,7 @@ internal import Musl
 
 /// One member of an all-reduce, in a process of its own, driven line by line by `Benchmarks/allreduce-vs-peers.py`.
 ///
-/// `coord-bench allreduce RANK MEMBERS tcp|shm` prints its addresses, is told everybody's, and then obeys:
+/// `coord-bench allreduce RANK MEMBERS tcp|sealed|shm` prints its addresses, is told everybody's, and then obeys:
 /// - `reduce BYTES COUNT`: all-reduces, committed by all; prints the seconds of each.
 /// - `copy BYTES COUNT`: sends and receives that many bytes with the member beside it (rank xor 1) at the same time,
 ///   with nothing else done: the limit that the same bytes could reach over loopback TCP.
@@ -32,6 +32,8 @@ struct AllReduceMember {
         guard let line = readLine() else { return }
         let addresses = line.split(separator: " ").map(String.init)
         let beside = try neighbour(listener, address: addresses[members + (rank ^ 1)], dials: rank & 1 == 1)
+        var options = Group.Options()
+        options.sealing = way == "sealed" ? .always : .never
         guard let run = RunID("bench") else { preconditionFailure("bad run id") }
         var lanes = 1
         while lanes < members { lanes *= 2 }
@@ -44,7 +46,8 @@ struct AllReduceMember {
                 .enumerated().map { Member(rank: $0, address: addresses[$0], lanes: $1) },
             laneCount: lanes,
             secret: Redacted([1, 2, 3]),
-            deadline: .now + .seconds(10)
+            deadline: .now + .seconds(10),
+            options: options
         )
         defer { group.close() }
         var member = AllReduceMember(
@@ -70,7 +73,7 @@ struct AllReduceMember {
 
     private static func transport(_ way: String) throws -> any Transport {
         switch way {
-        case "tcp": return TCPTransport()
+        case "tcp", "sealed": return TCPTransport()
         case "shm": return DirectTransport()
         default: throw CollectivesError(.badAddress, "no way is called '\(way)'")
         }

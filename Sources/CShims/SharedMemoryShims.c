@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
 #include <string.h>
@@ -112,6 +113,17 @@ int coord_unix_connect(const char *name) {
         return -EPERM;
     }
     return made;
+}
+
+int coord_is_loopback(int descriptor) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    if (getsockname(descriptor, (struct sockaddr *)&address, &length) < 0) return 0;
+    if (address.ss_family == AF_UNIX) return 1;
+    if (address.ss_family == AF_INET)
+        return (ntohl(((struct sockaddr_in *)&address)->sin_addr.s_addr) >> 24) == 127;
+    if (address.ss_family == AF_INET6) return IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&address)->sin6_addr);
+    return 0;
 }
 
 int coord_either(int first, int second) {

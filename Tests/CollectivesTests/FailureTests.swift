@@ -83,7 +83,7 @@ struct FailureTests {
         let membership = Membership(count: count, laneCount: laneCount)
         let victims = seed % 5 == 0 && count > 2 ? [1, 2] : [Int.random(in: 0..<count, using: &generator)]
         let budget = seed % 2 == 0 ? 12_000 : 3_000_000
-        let way = Way.allCases[seed % 3]
+        let way = Way.allCases[seed % 4]
         let base = way.make(), address = way.address
         let transports = (0..<count).map { id in
             FaultTransport(
@@ -110,7 +110,12 @@ struct FailureTests {
                 for victim in victims { transports[victim].cut() }
                 return
             }
-            let survivor = Survivor(id: id, endpoint: endpoints[id], membership: membership) {
+            let survivor = Survivor(
+                id: id,
+                endpoint: endpoints[id],
+                membership: membership,
+                options: way.options
+            ) {
                 if id == victims[0] { begun.add(1, ordering: .releasing) }
             }
             let sums = survivor.live(operations: operations, laneCount: laneCount, size: size) { rank in
@@ -132,6 +137,7 @@ struct FailureTests {
         let id: Int
         let endpoint: Endpoint
         let membership: Membership
+        let options: Group.Options
         let willReduce: () -> Void
 
         func live(
@@ -160,7 +166,8 @@ struct FailureTests {
                         laneCount: laneCount,
                         secret: testSecret,
                         state: state,
-                        deadline: .now + .seconds(20)
+                        deadline: .now + .seconds(20),
+                        options: options
                     )
                     group = opened
                     if opened.resolution == .commitReady {
@@ -326,8 +333,8 @@ struct FailureTests {
         }
     }
 
-    @Test(arguments: [2_000, 9_000, 70_000, 300_000])
-    func aFlippedByteEndsTheLinkNeverTheSum(position: Int) throws {
+    @Test(arguments: [2_000, 9_000, 70_000, 300_000], [Way.tcp, .sealed])
+    func aFlippedByteEndsTheLinkNeverTheSum(position: Int, way: Way) throws {
         let lanes = LanePlanner.assign(laneCount: 4, weights: [1, 1])
         let transport = TCPTransport()
         let endpoints = [
@@ -346,7 +353,8 @@ struct FailureTests {
                     members: members,
                     laneCount: 4,
                     secret: testSecret,
-                    deadline: .now + .seconds(20)
+                    deadline: .now + .seconds(20),
+                    options: way.options
                 )
                 defer { group.close() }
                 var failure: CollectivesError?

@@ -9,14 +9,20 @@ import Glibc
 
 /// Which transport a suite runs on.
 enum Way: String, CaseIterable, CustomTestStringConvertible {
-    case tcp, inProcess, memory
+    case tcp, inProcess, memory, sealed
     var testDescription: String { rawValue }
     func make() -> any Transport {
         switch self {
-        case .tcp: TCPTransport()
+        case .tcp, .sealed: TCPTransport()
         case .inProcess: InProcessTransport()
         case .memory: DirectTransport()
         }
+    }
+    /// What its groups are opened with.
+    var options: Group.Options {
+        var options = Group.Options()
+        if self == .sealed { options.sealing = .always }
+        return options
     }
     /// The address to listen on.
     var address: String { self == .inProcess ? ":0" : "127.0.0.1:0" }
@@ -140,9 +146,11 @@ struct Computed {
 /// Endpoints of members that live in this process.
 struct TestCluster: Sendable {
     let endpoints: [Endpoint]
+    let way: Way
 
     init(_ count: Int, _ way: Way = .tcp, limits: Endpoint.Limits = Endpoint.Limits()) throws {
         let transport = way.make()
+        self.way = way
         endpoints = try (0..<count).map { _ in
             try Endpoint(transport: transport, address: way.address, limits: limits)
         }
@@ -163,7 +171,7 @@ struct TestCluster: Sendable {
         secret: Redacted<[UInt8]> = testSecret,
         dials: Set<Int>? = nil,
         owners: Set<Int> = [],
-        options: Group.Options = Group.Options(),
+        options: Group.Options? = nil,
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
         try Group.open(
@@ -178,7 +186,7 @@ struct TestCluster: Sendable {
             deadline: .now + within,
             dials: dials,
             owners: owners,
-            options: options,
+            options: options ?? way.options,
             onFailure: onFailure
         )
     }

@@ -23,6 +23,9 @@ int coord_unix_listen(const char *name);
 /// Connects to an abstract name that a process of the same user listens on; nonblocking. The descriptor, or -errno.
 int coord_unix_connect(const char *name);
 
+/// Whether a socket is a unix one, or bound to a loopback address.
+int coord_is_loopback(int descriptor);
+
 /// A descriptor that is readable when one of two is; -errno when there is none.
 int coord_either(int first, int second);
 

@@ -57,10 +57,17 @@ struct FrameHeader: Hashable, Sendable {
 
     /// Writes 64 bytes, the checksum computed.
     ///
-    /// - Parameter payload: what will follow; its length is set here.
-    mutating func seal(into target: UnsafeMutableRawBufferPointer, payload: UnsafeRawBufferPointer) {
+    /// - Parameters:
+    ///   - payload: what will follow; its length is set here.
+    ///   - checked: false leaves the checksum 0, for links that are sealed as they are.
+    mutating func seal(
+        into target: UnsafeMutableRawBufferPointer,
+        payload: UnsafeRawBufferPointer,
+        checked: Bool = true
+    ) {
         length = UInt32(payload.count)
         store(into: target)
+        guard checked else { return }
         let crc = coord_crc32c(0, payload.baseAddress, payload.count)
         checksum = coord_crc32c(crc, target.baseAddress, 60)
         target.storeBytes(of: checksum.littleEndian, toByteOffset: 60, as: UInt32.self)

@@ -7,10 +7,10 @@ internal import Basics
 /// id, the generation, both ranks and the direction.
 enum Handshake {
     static let helloBytes = 96
-    static let replyBytes = 160
+    static let replyBytes = 164
     static let finalBytes = 96
     private static let magic: UInt32 = 0x484C_4343  // "CCLH"
-    private static let version: UInt32 = 1
+    private static let version: UInt32 = 2
 
     /// Who a dialler says it is.
     struct Hello: Hashable, Sendable {
@@ -18,6 +18,8 @@ enum Handshake {
         var generation: UInt32
         var dialler: UInt32
         var listener: UInt32
+        /// The bytes may be read by others on the way.
+        var wantsSealing: Bool
         var challenge: [UInt8]
         var plan: Digest
 
@@ -29,7 +31,7 @@ enum Handshake {
             writer.write(generation)
             writer.write(dialler)
             writer.write(listener)
-            writer.write(UInt32(0))
+            writer.write(UInt32(wantsSealing ? 1 : 0))
             writer.write(raw: challenge)
             writer.write(plan)
             return writer.bytes
@@ -41,7 +43,8 @@ enum Handshake {
             guard bytes.count == helloBytes, (try? reader.read(UInt32.self)) == magic,
                 (try? reader.read(UInt32.self)) == version, let run = try? reader.read(UInt64.self),
                 let generation = try? reader.read(UInt32.self), let dialler = try? reader.read(UInt32.self),
-                let listener = try? reader.read(UInt32.self), (try? reader.read(UInt32.self)) == 0,
+                let listener = try? reader.read(UInt32.self), let flags = try? reader.read(UInt32.self),
+                flags <= 1,
                 let challenge = try? reader.read(count: 32), let plan = try? reader.readDigest()
             else { return nil }
             self.init(
@@ -49,6 +52,7 @@ enum Handshake {
                 generation: generation,
                 dialler: dialler,
                 listener: listener,
+                wantsSealing: flags == 1,
                 challenge: Array(challenge),
                 plan: plan
             )
@@ -59,6 +63,7 @@ enum Handshake {
             generation: UInt32,
             dialler: UInt32,
             listener: UInt32,
+            wantsSealing: Bool = false,
             challenge: [UInt8],
             plan: Digest
         ) {
@@ -66,6 +71,7 @@ enum Handshake {
             self.generation = generation
             self.dialler = dialler
             self.listener = listener
+            self.wantsSealing = wantsSealing
             self.challenge = challenge
             self.plan = plan
         }
@@ -83,25 +89,37 @@ enum Handshake {
     }
 
     /// The first message, to member `listener`.
-    static func hello(_ context: Context, to listener: Int, challenge: [UInt8]) -> Hello {
+    static func hello(
+        _ context: Context,
+        to listener: Int,
+        wantsSealing: Bool = false,
+        challenge: [UInt8]
+    ) -> Hello {
         Hello(
             run: FrameHeader.runNumber(context.run),
             generation: context.generation,
             dialler: UInt32(context.rank),
             listener: UInt32(listener),
+            wantsSealing: wantsSealing,
             challenge: challenge,
             plan: context.plan
         )
     }
 
     /// The listener's answer.
-    static func reply(_ context: Context, to hello: Hello, challenge: [UInt8]) -> [UInt8] {
+    static func reply(
+        _ context: Context,
+        to hello: Hello,
+        wantsSealing: Bool = false,
+        challenge: [UInt8]
+    ) -> [UInt8] {
         var writer = ByteWriter(capacity: replyBytes)
         writer.write(magic)
         writer.write(version)
         writer.write(raw: challenge)
         write(context.state, to: &writer)
         writer.write(context.plan)
+        writer.write(UInt32(wantsSealing || hello.wantsSealing ? 1 : 0))
         let code = proof(context, "listener", [hello.bytes, writer.bytes])
         return writer.bytes + Sealing.authenticationCode(for: code, key: context.secret)
     }
@@ -119,6 +137,32 @@ enum Handshake {
         }
         guard let state = state(said[40..<96]), let plan = Digest(raw: said[96..<128]) else { return nil }
         return (state, plan)
+    }
+
+    /// Whether all that follows is sealed: one side that wants it is enough, and the proofs cover both words.
+    static func isSealed(hello: Hello, reply: [UInt8]) -> Bool { hello.wantsSealing || reply[128] != 0 }
+
+    /// The keys of both directions, new for each connection.
+    static func keys(
+        _ context: Context,
+        hello: Hello,
+        reply: [UInt8]
+    ) -> (dialler: RecordKey, listener: RecordKey) {
+        func key(_ speaker: String) -> RecordKey {
+            var writer = ByteWriter()
+            writer.write("coord collectives link")
+            writer.write(context.run.text)
+            writer.write(hello.generation)
+            writer.write(hello.dialler)
+            writer.write(hello.listener)
+            writer.write(speaker)
+            return RecordKey(
+                secret: context.secret,
+                salt: hello.challenge + reply[8..<40],
+                purpose: writer.bytes
+            )
+        }
+        return (key("dialler"), key("listener"))
     }
 
     /// The dialler's proof.

@@ -16,6 +16,7 @@ extension CommLoop {
                 if link.isStalled || link.hasEnded { return }
             case .wouldBlock: return
             case .ended: return try ended(link, "the connection ended")
+            case .failed(SealedLink.brokenSeal): throw bad(link, "a record is not as it was sealed (AES-GCM)")
             case .failed(let number): return try ended(link, systemText(number))
             }
         }
@@ -58,7 +59,12 @@ extension CommLoop {
             }
             guard link.payloadCame == link.payload.count, let header = link.header else { return }
             let payload = UnsafeRawBufferPointer(link.payload)
-            guard FrameHeader.isIntact(header: UnsafeRawBufferPointer(link.headerBytes), payload: payload)
+            guard
+                link.isSealed
+                    || FrameHeader.isIntact(
+                        header: UnsafeRawBufferPointer(link.headerBytes),
+                        payload: payload
+                    )
             else {
                 throw bad(link, "a \(header.kind) frame arrived damaged (CRC-32C)")
             }

@@ -66,6 +66,7 @@ final class CommLoop {
         polls.clear()
         polls.add(shared.wake.descriptor, read: true, write: false)
         var next = ContinuousClock.now + SilenceWatch.beatInterval
+        var hasUnread = false
         for link in links {
             // A negative descriptor is skipped by poll(2).
             polls.add(
@@ -74,14 +75,17 @@ final class CommLoop {
                 write: !link.isFlushed
             )
             next = min(next, link.lastSent + SilenceWatch.beatInterval)
+            hasUnread = hasUnread || link.link.hasUnread && !link.isStalled
         }
-        polls.wait(until: next)
+        // The next part of an operation is a moment away: falling asleep for it costs more than it takes.
+        let awake: Duration = hasUnread || active == nil ? .zero : .microseconds(50)
+        if !polls.waitAwake(for: awake), !hasUnread { polls.wait(until: next) }
         let now = ContinuousClock.now
         if polls.isReadable(0), try !takeOrders(now) { return false }
         for (index, link) in links.enumerated() where !link.hasEnded {
             if link.isStalled {
                 if polls.hasEnded(index + 1) { try ended(link, "the connection ended") }
-            } else if polls.isReadable(index + 1) {
+            } else if polls.isReadable(index + 1) || link.link.hasUnread {
                 try read(link, now)
             }
         }

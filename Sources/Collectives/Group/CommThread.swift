@@ -61,6 +61,16 @@ struct PollSet {
         entries.append(pollfd(fd: descriptor, events: Int16(events), revents: 0))
     }
 
+    /// Looks for a short time without falling asleep; false when none was ready.
+    mutating func waitAwake(for duration: Duration) -> Bool {
+        let end = ContinuousClock.now + duration
+        repeat {
+            if poll(&entries, nfds_t(entries.count), 0) > 0 { return true }
+            coord_yield()
+        } while ContinuousClock.now < end
+        return false
+    }
+
     /// Waits until one is ready or the time has come.
     mutating func wait(until time: ContinuousClock.Instant) {
         let left = ContinuousClock.now.duration(to: time).components

@@ -17,11 +17,43 @@ public struct PeerWay: Hashable, Sendable, CustomStringConvertible {
     public var rank: Int
     /// How its values come.
     public var kind: Kind
+    /// Whether the link is encrypted.
+    public var isSealed: Bool
     /// Why not through memory; nil when they do.
     public var reason: String?
 
     /// For people: `memory`, or the kind and the reason.
-    public var description: String { reason.map { "\(kind.rawValue): \($0)" } ?? kind.rawValue }
+    public var description: String {
+        guard let reason else { return kind.rawValue }
+        return "\(isSealed ? "encrypted " : "")\(kind.rawValue): \(reason)"
+    }
+}
+
+/// Which links are encrypted and authenticated record by record.
+public enum LinkSealing: Sendable {
+    /// All but those on loopback and between processes of one machine.
+    case betweenMachines
+    /// All.
+    case always
+    /// None, unless the other side asks for it: for networks that are trusted, and measurements.
+    case never
+
+    func applies(to link: any Link) -> Bool {
+        switch self {
+        case .betweenMachines: !link.staysOnMachine
+        case .always: true
+        case .never: false
+        }
+    }
+}
+
+extension Group {
+    /// Another member, as it was met.
+    struct Peer {
+        var memory: PeerMemory
+        var isLocal: Bool
+        var isSealed: Bool
+    }
 }
 
 // Members that are all on one machine exchange through memory, on the caller's thread.
@@ -32,16 +64,17 @@ extension Group {
     /// this is what this member knows.
     public var ways: [PeerWay] {
         let isPossible = shared.state.withLock { $0.sharesMemory } ?? (exchange != nil)
-        let odd = near.sorted { $0.key < $1.key }.compactMap { rank, peer -> String? in
+        let odd = peers.sorted { $0.key < $1.key }.compactMap { rank, peer -> String? in
             if case .missing(let why) = peer.memory { return "rank \(rank): \(why)" }
             return nil
         }
-        return near.sorted { $0.key < $1.key }.map { rank, peer in
-            if isPossible { return PeerWay(rank: rank, kind: .memory, reason: nil) }
-            return PeerWay(
+        return peers.sorted { $0.key < $1.key }.map { rank, peer in
+            PeerWay(
                 rank: rank,
-                kind: peer.isLocal ? .local : .network,
-                reason: odd.first ?? "another member can't map everybody's memory"
+                kind: isPossible ? .memory : peer.isLocal ? .local : .network,
+                isSealed: peer.isSealed,
+                reason: isPossible
+                    ? nil : odd.first ?? "another member can't map everybody's memory"
             )
         }
     }

@@ -40,7 +40,9 @@ public final class Group: Sendable {
         ///
         /// Another one than `.exact` needs ``combines``. The same for all members.
         public var codec = PayloadCodec.exact
-        /// 3 s, subtree by subtree, exactly.
+        /// Which links are encrypted; each side may ask for it.
+        public var sealing = LinkSealing.betweenMachines
+        /// 3 s, subtree by subtree, exactly; what leaves the machine is encrypted.
         public init() {}
     }
 
@@ -71,8 +73,8 @@ public final class Group: Sendable {
     let shared: GroupShared
     private let thread: CommThread?
     let exchange: SharedExchange?
-    /// By rank: the memory, and whether the link stays on this machine.
-    let near: [Int: (memory: PeerMemory, isLocal: Bool)]
+    /// By rank.
+    let peers: [Int: Peer]
 
     /// Meets all members of a generation.
     ///
@@ -143,13 +145,15 @@ public final class Group: Sendable {
             secret: secret,
             state: state
         )
-        let offer = members.count > 1 ? MemoryOffer(endpoint) : nil
+        // What is lost in fewer bytes is fed back over links, and must be the same bits wherever members are.
+        let offer = members.count > 1 && !options.combines ? MemoryOffer(endpoint) : nil
         let met = try Meeting.meet(
             endpoint: endpoint,
             context: context,
             addresses: members.map(\.address),
             dials: dials ?? Set(0..<rank),
             offer: offer,
+            sealing: options.sealing,
             deadline: deadline
         )
         do throws(CollectivesError) {
@@ -171,7 +175,9 @@ public final class Group: Sendable {
                 shared: shared,
                 thread: thread,
                 exchange: exchange,
-                near: met.mapValues { ($0.memory, $0.link.passesDescriptors) },
+                peers: met.mapValues {
+                    Peer(memory: $0.memory, isLocal: $0.isLocal, isSealed: $0.link.isSealed)
+                },
                 resolution: decided.resolution,
                 joiners: states.indices.filter { states[$0].isJoining }
             )
@@ -186,13 +192,13 @@ public final class Group: Sendable {
         shared: GroupShared,
         thread: CommThread?,
         exchange: SharedExchange?,
-        near: [Int: (PeerMemory, Bool)],
+        peers: [Int: Peer],
         resolution: Resolution,
         joiners: [Int]
     ) {
         self.joiners = joiners
         self.exchange = exchange
-        self.near = near
+        self.peers = peers
         self.plan = plan
         self.shared = shared
         self.thread = thread

@@ -92,11 +92,11 @@ final class GroupShared: Sendable {
 
 /// The digest of a result, gathered piece by piece in any order.
 struct ResultFingerprint {
-    private var words: [UInt64] = Array(repeating: 0, count: 8)
+    private var words = SIMD8<UInt64>()
 
     /// Adds a piece that starts at value `first`, a multiple of 16.
     mutating func add(_ values: UnsafePointer<Float>, first: Int, count: Int) {
-        coord_fingerprint(&words, values, UInt64(first), count)
+        withWords { coord_fingerprint($0, values, UInt64(first), count) }
     }
 
     /// Adds a piece, as ``add(_:first:count:)`` does, and copies it to `target`.
@@ -106,12 +106,12 @@ struct ResultFingerprint {
         first: Int,
         count: Int
     ) {
-        coord_copy_fingerprint(&words, target, values, UInt64(first), count)
+        withWords { coord_copy_fingerprint($0, target, values, UInt64(first), count) }
     }
 
     /// Lets a kernel add what it has just computed.
     mutating func withWords<Result>(_ body: (UnsafeMutablePointer<UInt64>?) -> Result) -> Result {
-        words.withUnsafeMutableBufferPointer { body($0.baseAddress) }
+        withUnsafeMutableBytes(of: &words) { body($0.bindMemory(to: UInt64.self).baseAddress) }
     }
 
     /// The digest of the operation's number and shape, its sum and its lane values.
@@ -121,7 +121,7 @@ struct ResultFingerprint {
         writer.write(posted.operation)
         writer.write(UInt64(posted.elements))
         writer.write(UInt64(posted.width))
-        for word in words { writer.write(word) }
+        for index in words.indices { writer.write(words[index]) }
         var builder = DigestBuilder()
         builder.update(writer.bytes)
         builder.update(UnsafeRawBufferPointer(posted.laneValues))

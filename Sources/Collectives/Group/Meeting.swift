@@ -7,6 +7,8 @@ struct Meeting {
         var link: any Link
         var state: MemberState
         var memory: PeerMemory
+        /// On this machine, whatever the link is wrapped in.
+        var isLocal: Bool
     }
 
     /// A connection on its way through the handshake.
@@ -40,6 +42,7 @@ struct Meeting {
     private let addresses: [String]
     private let dials: Set<Int>
     private let offer: MemoryOffer?
+    private let sealing: LinkSealing
     private let deadline: ContinuousClock.Instant
     private var attempts: [Attempt] = []
     private var met: [Int: Met] = [:]
@@ -52,6 +55,7 @@ struct Meeting {
         _ addresses: [String],
         _ dials: Set<Int>,
         _ offer: MemoryOffer?,
+        _ sealing: LinkSealing,
         _ deadline: ContinuousClock.Instant
     ) {
         self.endpoint = endpoint
@@ -59,6 +63,7 @@ struct Meeting {
         self.addresses = addresses
         self.dials = dials
         self.offer = offer
+        self.sealing = sealing
         self.deadline = deadline
     }
 
@@ -68,6 +73,7 @@ struct Meeting {
     ///   - addresses: one a member, in rank order.
     ///   - dials: the ranks to dial; the others are waited for.
     ///   - offer: what those on this machine may map.
+    ///   - sealing: which links are encrypted.
     /// - Returns: the others by rank; the caller owns the links.
     /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: the missing), `.handshakeRefused`, `.mismatch`,
     ///   `.aborted`, `.closed`; nothing stays open.
@@ -77,11 +83,12 @@ struct Meeting {
         addresses: [String],
         dials: Set<Int>,
         offer: MemoryOffer? = nil,
+        sealing: LinkSealing = .betweenMachines,
         deadline: ContinuousClock.Instant
     ) throws(CollectivesError) -> [Int: Met] {
         let run = FrameHeader.runNumber(context.run)
         let arrivals = try endpoint.register(run: run, generation: context.generation)
-        var meeting = Meeting(endpoint, context, addresses, dials, offer, deadline)
+        var meeting = Meeting(endpoint, context, addresses, dials, offer, sealing, deadline)
         do throws(CollectivesError) {
             try meeting.run(arrivals)
         } catch {
@@ -128,7 +135,12 @@ struct Meeting {
         redialAt[rank] = nil
         do throws(CollectivesError) {
             let link = try endpoint.transport.connect(to: addresses[rank])
-            let hello = Handshake.hello(context, to: rank, challenge: Sealing.randomBytes(32))
+            let hello = Handshake.hello(
+                context,
+                to: rank,
+                wantsSealing: sealing.applies(to: link),
+                challenge: Sealing.randomBytes(32)
+            )
             attempts.append(
                 Attempt(
                     link: link,
@@ -157,7 +169,12 @@ struct Meeting {
             arrival.link.close()
             return
         }
-        let reply = Handshake.reply(context, to: arrival.hello, challenge: Sealing.randomBytes(32))
+        let reply = Handshake.reply(
+            context,
+            to: arrival.hello,
+            wantsSealing: sealing.applies(to: arrival.link),
+            challenge: Sealing.randomBytes(32)
+        )
         attempts.append(
             Attempt(
                 link: arrival.link,
@@ -184,7 +201,12 @@ struct Meeting {
                 if attempt.isDialler { troubled(attempt.rank, "it did not answer the handshake in time") }
             case .met(let memory):
                 if met[attempt.rank] == nil {
-                    met[attempt.rank] = Met(link: attempt.link, state: attempt.state, memory: memory)
+                    met[attempt.rank] = Met(
+                        link: Self.sealed(attempt, context),
+                        state: attempt.state,
+                        memory: memory,
+                        isLocal: attempt.link.passesDescriptors
+                    )
                 } else {
                     attempt.link.close()
                 }
@@ -218,6 +240,14 @@ struct Meeting {
             "generation \(context.generation) lacks rank \(list.joined(separator: ", "))",
             ranks: ranks
         )
+    }
+
+    private static func sealed(_ attempt: Attempt, _ context: Handshake.Context) -> any Link {
+        guard Handshake.isSealed(hello: attempt.hello, reply: attempt.reply) else { return attempt.link }
+        let keys = Handshake.keys(context, hello: attempt.hello, reply: attempt.reply)
+        return attempt.isDialler
+            ? SealedLink(attempt.link, sending: keys.dialler, receiving: keys.listener)
+            : SealedLink(attempt.link, sending: keys.listener, receiving: keys.dialler)
     }
 
     private static func close(_ attempt: Attempt) {
@@ -319,6 +349,7 @@ struct Meeting {
         }
         guard said.plan == context.plan else { return .refused(otherPlan(attempt, context)) }
         attempt.state = said.state
+        attempt.reply = attempt.incoming
         attempt.outgoing = Handshake.final(context, hello: attempt.hello, reply: attempt.incoming)
         attempt.sent = 0
         attempt.stage = .sendsFinal

@@ -9,6 +9,8 @@ final class MemberLink {
 
     let rank: Int
     let link: any Link
+    /// Frames need no checksum.
+    let isSealed: Bool
 
     // MARK: Inbound
     let inbox = UnsafeMutableRawBufferPointer.allocate(byteCount: stagingBytes, alignment: 64)
@@ -44,6 +46,7 @@ final class MemberLink {
     init(rank: Int, link: any Link, now: ContinuousClock.Instant) {
         self.rank = rank
         self.link = link
+        isSealed = link.isSealed
         lastSent = now
     }
     deinit {
@@ -54,7 +57,7 @@ final class MemberLink {
     }
 
     /// Nothing waits to be written.
-    var isFlushed: Bool { outboxHead == outboxTail && outgoing.isEmpty }
+    var isFlushed: Bool { outboxHead == outboxTail && outgoing.isEmpty && !link.hasUnsent }
 
     /// Starts the cursors of a new operation.
     func beginOperation() {
@@ -72,7 +75,7 @@ final class MemberLink {
     func queue(_ header: FrameHeader, _ payload: UnsafeRawBufferPointer) {
         var header = header
         let place = UnsafeMutableRawBufferPointer(rebasing: outbox[outboxTail..<outbox.count])
-        header.seal(into: place, payload: payload)
+        header.seal(into: place, payload: payload, checked: !isSealed)
         outboxTail += FrameHeader.byteCount
         if payload.count <= Self.smallPayload {
             if let source = payload.baseAddress {
@@ -90,6 +93,15 @@ final class MemberLink {
         var total = 0
         while !isFlushed {
             let staged = UnsafeRawBufferPointer(rebasing: outbox[outboxHead..<outboxTail])
+            if staged.isEmpty, outgoing.isEmpty {
+                // Only what the link itself holds back.
+                switch link.flush() {
+                case .moved: continue
+                case .wouldBlock: return total > 0 ? .moved(total) : .wouldBlock
+                case .ended: return .ended
+                case .failed(let number): return .failed(number)
+                }
+            }
             switch link.send(staged, and: outgoing) {
             case .moved(let count):
                 total += count

@@ -24,7 +24,12 @@ public final class SharedArena: Sendable {
     ///
     /// - Throws: `.system` where anonymous files or so large ones are not allowed.
     init() throws(CollectivesError) {
-        var size = max(1, sysconf(Int32(_SC_PHYS_PAGES))) * sysconf(Int32(_SC_PAGESIZE))
+        // A limit on the size of files holds for these too, and breaking it is a signal.
+        var limit = rlimit()
+        let isLimited = getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit) == 0
+        let most = isLimited ? Int(clamping: limit.rlim_cur) : .max
+        let pageSize = sysconf(Int32(_SC_PAGESIZE))
+        var size = min(max(1, sysconf(Int32(_SC_PHYS_PAGES))) * pageSize, most / pageSize * pageSize)
         while true {
             do throws(CollectivesError) {
                 region = try SharedRegion(name: "coord-arena", byteCount: size)

@@ -12,6 +12,8 @@ struct SocketLink: Link {
     /// True for a unix socket to another process.
     var passesDescriptors = false
 
+    var staysOnMachine: Bool { coord_is_loopback(descriptor) != 0 }
+
     func receive(
         into first: UnsafeMutableRawBufferPointer,
         and second: UnsafeMutableRawBufferPointer

@@ -61,6 +61,16 @@ public protocol Link: Sendable {
         -> LinkProgress
     /// Writes `first`, then `second`; at least one of them is not empty.
     func send(_ first: UnsafeRawBufferPointer, and second: UnsafeRawBufferPointer) -> LinkProgress
+    /// Whether the bytes never leave this machine, or go through something here that answers for them.
+    var staysOnMachine: Bool { get }
+    /// Whether nobody on the way can read or change the bytes.
+    var isSealed: Bool { get }
+    /// Whether bytes that `send` took still wait here; ``flush()`` writes them.
+    var hasUnsent: Bool { get }
+    /// Whether bytes have come that `poll` does not show any more.
+    var hasUnread: Bool { get }
+    /// Writes what waits here.
+    func flush() -> LinkProgress
     /// Whether both ends are on one machine and can hand each other descriptors.
     var passesDescriptors: Bool { get }
     /// Writes bytes with descriptors beside the first of them.
@@ -74,6 +84,16 @@ public protocol Link: Sendable {
 }
 
 extension Link {
+    /// True: only sockets know better.
+    public var staysOnMachine: Bool { true }
+    /// False: bytes go as they are.
+    public var isSealed: Bool { false }
+    /// False: what was taken is on its way.
+    public var hasUnsent: Bool { false }
+    /// False: `poll` shows all.
+    public var hasUnread: Bool { false }
+    /// Nothing waits.
+    public func flush() -> LinkProgress { .wouldBlock }
     /// False: bytes only.
     public var passesDescriptors: Bool { false }
     /// Writes the bytes alone.
