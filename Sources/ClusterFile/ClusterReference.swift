@@ -11,13 +11,12 @@ extension ClusterFile {
         # A line that begins with `# model:`, `# optimizer:`, `# schedule:` or `# kernels:` is an alternative to the
         # line above it, and shows the defaults of its type.
         #
-        # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`, `pod`,
-        # `price_per_hour`.
+        # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`.
 
         # The cluster's name: letters, digits, `-` and `_`. Required.
         cluster: home-lab
 
-        # Keys for hosts that do not say otherwise: any key of a host but `address`. Default: none.
+        # Keys for hosts that do not say otherwise: any key of a host but `address` and `pod`. Default: none.
         defaults:
           user: me                              # who to log in as. Default: ~/.ssh/config, then your own name
           port: 22                              # SSH port, 1 to 65535. Default: ~/.ssh/config, then 22
@@ -26,7 +25,7 @@ extension ClusterFile {
         # The machines, by a name of your choice. At least one. A host must answer `ssh`; nothing else is asked of it.
         hosts:
           local:
-            address: local                      # `local` is this machine, without SSH. Required for every host
+            address: local                      # `local` is this machine, without SSH. Required but for a `pod`
             workers: 2                          # trainers on the host; 0 for one that only serves. Default: 1
             roles: [train, serve]               # what the host may be used for. Default: both
           3090:
@@ -51,8 +50,9 @@ extension ClusterFile {
             stop: runpodctl pod stop $RUNPOD_POD_ID   # runs on the host to stop it. Required with `rented: true`
             idle_stop: 10m                      # stopped after so long without work. Default: 10m
             stop_unsaved: false                 # true: after `lease`, even with checkpoints of its own. Default: false
-            pod: abc123                         # the provider's id of the pod, for your eyes. Default: none
-            price_per_hour: 0.34                # in your currency. Default: not counted
+            pod: abc123                         # RunPod's id of it. With RUNPOD_API_KEY set, RunPod tells address and
+                                                # port before each connection, whatever stands here. Default: none
+            price_per_hour: 0.34                # of a pod: compared with RunPod's, in USD. Default: not compared
 
         # How many training hosts must be ready for the run to begin. The others join when they come. Default: all of them.
         quorum: 2

@@ -36,13 +36,19 @@ struct HostReader {
 
     private func host(_ name: String, _ section: Section) -> HostSpec {
         var spec = HostSpec(name: name, address: "")
-        if let value = section.required("address"), let address = section.text(value) {
+        spec.pod = pod(section)
+        // A provider that is asked by the pod's id tells where the pod is.
+        let place = spec.pod == nil ? section.required("address") : section.value("address")
+        if let value = place, let address = section.text(value) {
             spec.address = address
             if address.contains("@") {
                 section.bad(value, "must not hold a user; write it under `user`")
             } else if !Self.isPlainWord(address) {
                 section.bad(value, "must be `local`, a host name or an address, not `\(address)`")
             }
+        }
+        if spec.isLocal, spec.pod != nil, let value = section.value("pod") {
+            section.bad(value, "must not stand at this machine")
         }
         spec = fields(section, into: spec)
         if !section.has("workers"), !spec.roles.contains(.train) { spec.workers = 0 }
@@ -95,8 +101,20 @@ struct HostReader {
             if Endpoint(peer) == nil { section.bad(value, "must be `address:port`, not `\(peer)`") }
         }
         spec.python = section.text("python")
-        spec.pod = section.text("pod")
         return spec
+    }
+
+    private func pod(_ section: Section) -> String? {
+        guard let value = section.value("pod"), let id = section.text(value) else { return nil }
+        // It becomes part of a URL, and of a name in files of known hosts.
+        let isID = id.utf8.allSatisfy {
+            (0x61...0x7A).contains($0) || (0x41...0x5A).contains($0) || (0x30...0x39).contains($0)
+                || $0 == 0x2D
+        }
+        if !isID || id.isEmpty || id.utf8.count > 64 || id.hasPrefix("-") {
+            section.bad(value, "must be RunPod's id of the pod: letters, digits and `-`, not `\(id)`")
+        }
+        return id
     }
 
     private func hostKey(_ section: Section) -> String? {
@@ -160,7 +178,9 @@ struct HostReader {
 extension HostSpec {
     /// True when an agent of one host would be the agent of the other.
     fileprivate func isSamePlace(as other: HostSpec) -> Bool {
-        !address.isEmpty && address == other.address && directory == other.directory
+        guard directory == other.directory else { return false }
+        if let pod, pod == other.pod { return true }
+        return !address.isEmpty && address == other.address
             && (isLocal || (port == other.port && user == other.user))
     }
 }

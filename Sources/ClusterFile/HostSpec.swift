@@ -19,6 +19,8 @@ public struct HostSpec: Hashable, Sendable {
     /// The key under `hosts:`.
     public var name: String
     /// `local` for this machine; else a host name, an address or a name from `~/.ssh/config`.
+    ///
+    /// Empty for a pod of which only the provider knows where it is.
     public var address: String
     /// The SSH port; nil leaves it to `~/.ssh/config`, then 22.
     public var port: Int?
@@ -60,7 +62,7 @@ public struct HostSpec: Hashable, Sendable {
     public var peer: String?
     /// The Python interpreter on the host.
     public var python: String?
-    /// The provider's id of a rented pod.
+    /// RunPod's id of a rented pod, by which its API tells where the pod is.
     public var pod: String?
 
     /// A host with everything else at its default.
@@ -69,6 +71,8 @@ public struct HostSpec: Hashable, Sendable {
         self.address = address
     }
 
+    /// Where the host is, for people: its address, or `pod ID`.
+    public var place: String { address.isEmpty ? "pod \(pod ?? "")" : address }
     /// True when the host is this machine, reached without SSH.
     public var isLocal: Bool { address == "local" }
     /// True when trainers run on the host.

@@ -10,6 +10,12 @@ enum RegistrySchema {
         migrator.registerMigration("0002 what a host's machine is") {
             try $0.execute(sql: "ALTER TABLE hosts ADD COLUMN facts TEXT")
         }
+        migrator.registerMigration("0003 rented pods") {
+            try $0.execute(
+                sql:
+                    "CREATE TABLE pods (id TEXT PRIMARY KEY, host TEXT NOT NULL, seen REAL NOT NULL) STRICT, WITHOUT ROWID"
+            )
+        }
         return migrator
     }
 

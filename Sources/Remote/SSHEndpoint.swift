@@ -16,6 +16,8 @@ public struct SSHEndpoint: Sendable, Hashable {
     public var knownHosts: String
     /// Pins the host's key, whatever files say: `SHA256:…`, or a line such as `ssh-ed25519 AAAA…`.
     public var hostKeyFingerprint: String?
+    /// How the host is called in files of known hosts; nil = what `~/.ssh/config` says, else its address and port.
+    public var hostKeyAlias: String?
     /// The ssh configuration to read; nil = the person's own and the machine's.
     public var configFile: String?
 
@@ -28,6 +30,7 @@ public struct SSHEndpoint: Sendable, Hashable {
         identity: String? = nil,
         knownHosts: String = "keys/known_hosts",
         hostKeyFingerprint: String? = nil,
+        hostKeyAlias: String? = nil,
         configFile: String? = nil
     ) {
         self.name = name
@@ -37,6 +40,7 @@ public struct SSHEndpoint: Sendable, Hashable {
         self.identity = identity
         self.knownHosts = knownHosts
         self.hostKeyFingerprint = hostKeyFingerprint
+        self.hostKeyAlias = hostKeyAlias
         self.configFile = configFile
     }
 }

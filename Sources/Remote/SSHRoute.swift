@@ -39,6 +39,7 @@ struct SSHRoute: Sendable {
             user: endpoint.user,
             port: endpoint.port,
             identity: endpoint.identity,
+            hostKeyAlias: endpoint.hostKeyAlias,
             isJump: false
         )
         let resolver = Resolver(host: name, file: endpoint.configFile, config: config)
@@ -51,6 +52,7 @@ struct SSHRoute: Sendable {
         var user: String?
         var port: UInt16?
         var identity: String?
+        var hostKeyAlias: String?
         var isJump = true
     }
 
@@ -141,7 +143,7 @@ struct SSHRoute: Sendable {
             let address = answer?.hostName ?? station.alias
             let port = station.port ?? answer?.port ?? 22
             let user = station.user ?? answer?.user ?? ResolvedEndpoint.ownName
-            let alias = answer?.hostKeyAlias
+            let alias = station.hostKeyAlias ?? answer?.hostKeyAlias
             let tokens = SSHTokens(
                 alias: station.alias,
                 address: address,

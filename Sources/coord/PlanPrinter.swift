@@ -65,7 +65,7 @@ struct PlanPrinter {
             let roles = host.roles.map(\.rawValue).sorted().joined(separator: ", ")
             let user = host.user.map { $0 + "@" } ?? ""
             let port = host.port.map { ":\($0)" } ?? ""
-            let address = host.isLocal ? "this machine" : user + host.address + port
+            let address = host.isLocal ? "this machine" : user + host.place + port
             console.say(
                 "  \(host.name)  \(address)  \(roles)\(host.trains ? ", \(host.workers) workers" : "")"
             )
@@ -88,7 +88,7 @@ struct PlanPrinter {
             console.json(
                 HostLine(
                     host: host.name,
-                    address: host.address,
+                    address: host.place,
                     roles: host.roles.map(\.rawValue).sorted(),
                     workers: host.workers,
                     directory: host.directory,

@@ -68,6 +68,7 @@ struct RunFollower {
             console.say("  \(release.version) on \(release.host): \(release.state)\(behind(release.detail))")
         case .route(let route): console.say("  \(route.detail)")
         case .transfer(let transfer): show(transfer)
+        case .pod(let pod): console.sayFindings(of: pod)
         case .note(let text): console.say("  \(text)")
         case .host, .unknownHostKey, .passphraseNeeded, .prediction, .preflight, .done: break
         }

@@ -32,6 +32,12 @@ struct ClusterFileTests {
         #expect(file.places["run.schedule.warmup_steps"] == Place(line: 25, column: 44))
     }
 
+    @Test func aPodNeedsNoAddress() throws {
+        let file = try ClusterFile.parse(text: "cluster: c\nhosts: { a: { pod: abc123 } }\n", path: "c")
+        let host = try #require(file.host("a"))
+        #expect(host.pod == "abc123" && host.address.isEmpty && !host.isLocal && host.place == "pod abc123")
+    }
+
     @Test func theQuickStartOfThisRepositoryIsRead() throws {
         let file = try ClusterFile.load(path: Samples.root + "/cluster.yaml")
         #expect(file.cluster == "quickstart" && file.hosts.map(\.workers) == [2])

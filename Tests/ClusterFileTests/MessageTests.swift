@@ -186,6 +186,18 @@ struct MessageTests {
             "c.yaml:2:24: `hosts.a.address` must be `local`, a host name or an address, not `-b`"
         ),
         (
+            "cluster: c\nhosts: { a: { pod: \"a/b\" } }\n",
+            "c.yaml:2:20: `hosts.a.pod` must be RunPod's id of the pod: letters, digits and `-`, not `a/b`"
+        ),
+        (
+            "cluster: c\nhosts: { a: { address: local, pod: x } }\n",
+            "c.yaml:2:36: `hosts.a.pod` must not stand at this machine"
+        ),
+        (
+            "cluster: c\nhosts: { a: { pod: x }, b: { pod: x, address: d } }\n",
+            "c.yaml:2:25: host `b` is the same place as host `a`; give it a `dir` of its own"
+        ),
+        (
             "cluster: c\nhosts: { a: { address: local }, b: { address: local } }\n",
             "c.yaml:2:33: host `b` is the same place as host `a`; give it a `dir` of its own"
         ),

@@ -33,6 +33,17 @@ import Testing
         #expect(stations.map(\.isJump) == [true, true, true, false])
     }
 
+    @Test func anAliasOfTheEndpointIsTheHostsAlone() throws {
+        let stations = try SSHRoute.resolve(
+            "pod",
+            config: { query in
+                SSHConfig(output: query.alias == "box" ? "proxyjump a\nhostkeyalias other" : "")
+            },
+            endpoint: SSHEndpoint(name: "pod", address: "box", port: 7, hostKeyAlias: "runpod-abc")
+        ).stations
+        #expect(stations.map(\.knownAs) == ["a", "runpod-abc"])
+    }
+
     @Test func lastOfSeveralJumpsIsToldTheOthers() throws {
         // As ssh: `b` is reached through `a`, whatever its own ProxyJump says.
         let stations = try route(["box": "proxyjump a,b", "b": "proxyjump elsewhere"]).stations

@@ -252,17 +252,7 @@ rmdir /old
     def start_sshd(self, lines=None):
         """Starts sshd; `lines` replace its further configuration."""
         self.sshd_lines = self.sshd_lines if lines is None else lines
-        (self.folder / "etc/ssh/sshd_config").write_text(f"""{self.sshd_lines}
-Port {self.port}
-HostKey /etc/ssh/ssh_host_ed25519_key
-PidFile none
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-PermitRootLogin prohibit-password
-PrintMotd no
-Subsystem sftp internal-sftp
-""")
+        self.write_sshd_config()
         log = self.folder / "sshd.log"
         log.write_bytes(b"")
         with open(log, "ab") as target:
@@ -277,6 +267,19 @@ Subsystem sftp internal-sftp
             return log.read_bytes().count(b"listening")
 
         wait_for(f"sshd of {self.name} listens", listens)
+
+    def write_sshd_config(self, pam="no"):
+        (self.folder / "etc/ssh/sshd_config").write_text(f"""{self.sshd_lines}
+Port {self.port}
+HostKey /etc/ssh/ssh_host_ed25519_key
+PidFile none
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM {pam}
+PermitRootLogin prohibit-password
+PrintMotd no
+Subsystem sftp internal-sftp
+""")
 
     def stop_sshd(self):
         """Ends sshd; sessions that are open stay."""
@@ -325,9 +328,20 @@ cp /root/.ssh/authorized_keys /run/authorized_keys
 find /root /tmp /dev/shm -mindepth 1 -delete
 mkdir -m 700 /root/.ssh
 mv /run/authorized_keys /root/.ssh/authorized_keys""")
+        self.new_key()
+        self._listen_elsewhere()
+
+    def move(self):
+        """The provider maps another port; all connections end, what runs goes on."""
+        for pid, line in self.processes().items():
+            if line.startswith(b"sshd"):
+                os.kill(pid, signal.SIGKILL)
+        self.sshd.wait(10)
+        self._listen_elsewhere()
+
+    def _listen_elsewhere(self):
         before = self.port
         while self.port == before:
             self.port = 30000 + self.lab.chance.randrange(20000)
-        self.new_key()
         self.lab.publish(self)
         self.start_sshd()

@@ -47,12 +47,16 @@ public struct UpRequest: Codable, Sendable {
     public var acceptsNewHostKeys: Bool
     /// Passphrases of encrypted keys, by the key's file; kept in the coordinator's memory, nowhere else.
     public var passphrases: [String: WireSecret]
+    /// The key for the API of the pods' provider; kept in the coordinator's memory, nowhere else.
+    public var podKey: WireSecret?
     /// Who asks: user@machine.
     public var who: String
     /// Go on from this run's checkpoint instead of starting anew.
     public var resume: ResumeRequest?
 
     /// All fields.
+    ///
+    /// - Parameter podKey: by default the one in this process's environment.
     public init(
         fileText: String,
         path: String,
@@ -62,6 +66,7 @@ public struct UpRequest: Codable, Sendable {
         trusted: [String: String] = [:],
         acceptsNewHostKeys: Bool = false,
         passphrases: [String: WireSecret] = [:],
+        podKey: WireSecret? = PodAccount.environmentKey.map { WireSecret(Array($0.utf8)) },
         who: String,
         resume: ResumeRequest? = nil
     ) {
@@ -73,6 +78,7 @@ public struct UpRequest: Codable, Sendable {
         self.trusted = trusted
         self.acceptsNewHostKeys = acceptsNewHostKeys
         self.passphrases = passphrases
+        self.podKey = podKey
         self.who = who
         self.resume = resume
     }
@@ -120,6 +126,8 @@ public enum ControlEvent: Codable, Sendable {
     case preflight(PreflightEvent)
     /// Something is on its way to a host; a few times a second, and once when there is nothing to send.
     case transfer(TransferEvent)
+    /// A rented pod, and what is odd about it.
+    case pod(PodReport)
     /// Something that people should know.
     case note(String)
     /// What a model said.

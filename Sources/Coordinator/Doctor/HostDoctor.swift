@@ -28,13 +28,13 @@ public struct HostDoctor: Sendable {
     /// - Cost: at most the deadlines of all phases, about 90 s for a host that hangs in each.
     public func examine() -> [DoctorCheck] {
         var findings = Findings(host: spec.name)
-        let host: any Host =
-            spec.isLocal
-            ? LocalHost(name: spec.name)
-            : SSHHost(workspace.endpoint(spec), policy: .strict, passphrase: passphrase)
-        defer { host.close() }
         do {
-            guard let facts = try look(host, &findings) else {
+            let endpoint = spec.isLocal ? nil : try workspace.endpoint(spec)
+            let host: any Host =
+                endpoint.map { SSHHost($0, policy: .strict, passphrase: passphrase) }
+                ?? LocalHost(name: spec.name)
+            defer { host.close() }
+            guard let facts = try look(host, at: endpoint, &findings) else {
                 findings.add(
                     "login",
                     "restricted to the bridge: the machine itself cannot be looked at"
@@ -45,6 +45,8 @@ public struct HostDoctor: Sendable {
             agent(facts, host, &findings)
         } catch let error as RemoteError {
             findings.add(error.phase.rawValue, .failed, error.message, remedy: error.hint)
+        } catch let error as PodError {
+            findings.add("pod", .failed, error.message, remedy: error.hint)
         } catch {
             let explained = error as? any ExplainedError
             findings.add("machine", .failed, explained?.message ?? "\(error)", remedy: explained?.hint)
@@ -55,7 +57,11 @@ public struct HostDoctor: Sendable {
     private var root: String { workspace.agentFolder(of: spec) }
 
     /// Asks the machine all that is asked; nil when its login runs our bridge and nothing else.
-    private func look(_ host: any Host, _ findings: inout Findings) throws -> HostFacts? {
+    private func look(
+        _ host: any Host,
+        at endpoint: SSHEndpoint?,
+        _ findings: inout Findings
+    ) throws -> HostFacts? {
         let begin = ContinuousClock.now
         // The first command makes the connection, so that the second one's round trip is the clock's error alone.
         _ = try host.run(":")
@@ -66,9 +72,8 @@ public struct HostDoctor: Sendable {
         let end = Machine.unixTime
         findings.add(
             "connection",
-            spec.isLocal
-                ? "this machine"
-                : "\(workspace.endpoint(spec).address) in \(Int(handshake)) ms, the key is known, ours is accepted"
+            endpoint.map { "\($0.address) in \(Int(handshake)) ms, the key is known, ours is accepted" }
+                ?? "this machine"
         )
         if result.text.contains(bridgeSentinel.dropLast()) { return nil }
         var facts = HostFacts()

@@ -16,6 +16,7 @@ public enum WorkspaceDoctor {
         knownHosts(workspace, &findings)
         store(workspace, &findings)
         coordinator(workspace, &findings)
+        pods(workspace, file, &findings)
         return findings.checks
     }
 
@@ -94,6 +95,33 @@ public enum WorkspaceDoctor {
             let explained = error as? any ExplainedError
             findings.add("store", .failed, explained?.message ?? "\(error)", remedy: explained?.hint)
         }
+    }
+
+    private static func pods(_ workspace: Workspace, _ file: ClusterFile, _ findings: inout Findings) {
+        guard workspace.pods.hasKey else {
+            let named = file.hosts.filter { $0.pod != nil }
+            guard !named.isEmpty else { return }
+            return findings.add(
+                "pods",
+                .warning,
+                "\(PodAccount.keyVariable) is not set: nobody follows \(named.map(\.name).joined(separator: ", ")) "
+                    + "to another port, or sees what bills",
+                remedy: "put an API key of RunPod into \(PodAccount.keyVariable)"
+            )
+        }
+        let survey = PodSurvey.examine(workspace, file)
+        for report in survey.reports {
+            let whose = report.host.map { " of host \($0)" } ?? ""
+            let price = report.pricePerHour.map { ", $\($0) an hour" } ?? ""
+            if report.findings.isEmpty {
+                findings.add("pods", "pod \(report.pod)\(whose) is \(report.status)\(price)")
+            }
+            for finding in report.findings {
+                let state = finding.oddity == .gone ? DoctorCheck.State.failed : .warning
+                findings.add("pods", state, finding.message, remedy: finding.remedy)
+            }
+        }
+        for note in survey.notes { findings.add("pods", .warning, note) }
     }
 
     private static func coordinator(_ workspace: Workspace, _ findings: inout Findings) {

@@ -22,7 +22,7 @@ extension HostSession {
                     }
                     if isForward { post(name, .phase(next, detail: detail)) }
                 }
-                let host = connect(enter)
+                let host = try connect(enter)
                 state.withLock { $0.host = host }
                 if let facts = try probe(host, enter) {
                     try install(facts, on: host, enter)
@@ -58,7 +58,9 @@ extension HostSession {
     }
 
     /// Prepares the way to the host; the connection is made with the first command.
-    func connect(_ enter: @escaping @Sendable (HostPhase, String) -> Void) -> any Host {
+    ///
+    /// - Throws: ``PodError`` when nobody tells where a pod is.
+    func connect(_ enter: @escaping @Sendable (HostPhase, String) -> Void) throws -> any Host {
         state.withLock { state in
             state.bulk?.close()
             state.bulk = nil
@@ -66,7 +68,10 @@ extension HostSession {
             state.way = Digest.hex(Sealing.randomBytes(8))
         }
         if spec.isLocal { return LocalHost(name: name) }
-        return SSHHost(workspace.endpoint(spec), policy: trust, passphrase: passphrase) { phase in
+        enter(.resolve, spec.pod.map { "pod \($0)" } ?? "")
+        let endpoint = try workspace.endpoint(spec)
+        state.withLock { $0.endpoint = endpoint }
+        return SSHHost(endpoint, policy: trust, passphrase: passphrase) { phase in
             switch phase {
             case .resolve: enter(.resolve, "")
             case .connect: enter(.connect, "")

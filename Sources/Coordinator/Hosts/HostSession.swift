@@ -23,6 +23,8 @@ final class HostSession: Sendable {
     struct State {
         var host: (any Host)?
         var facts: HostFacts?
+        /// Where it answers; nil for this machine, and before it was looked up.
+        var endpoint: SSHEndpoint?
         /// The worker program there, as the host's shell sees it.
         var program = ""
         var client: AgentClient?
@@ -90,6 +92,9 @@ final class HostSession: Sendable {
 
     /// How the host sees our connection; nil before it is up, and for this machine.
     var route: HostFacts.Route? { state.withLock { $0.facts?.route } }
+
+    /// Where it answers, as it was looked up for the connection that is; nil for this machine.
+    var endpoint: SSHEndpoint? { state.withLock { $0.endpoint } }
 
     /// The agent's folder as the host's shell sees it.
     var remoteRoot: String { workspace.agentFolder(of: spec) }

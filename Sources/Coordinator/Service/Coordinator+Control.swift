@@ -15,6 +15,9 @@ struct BringUp {
     var request: UpRequest
     var peer: ControlPeer
     var waiting: Set<String>
+    /// The account of rented pods has not answered yet.
+    var awaitsPods = true
+    var isComplete: Bool { waiting.isEmpty && !awaitsPods }
     var failures: [String: CoordinatorError] = [:]
 }
 
@@ -31,21 +34,7 @@ extension Coordinator {
             case .predict(let host, let values): try predict(host: host, values: values, peer: peer)
             case .preflight: try preflight(peer)
             case .push(let manifest, let what, let hosts): try push(manifest, what, to: hosts, peer)
-            case .status:
-                for entry in hosts.values.sorted(by: { $0.spec.name < $1.spec.name }) {
-                    peer.send(
-                        .host(
-                            HostEvent(
-                                host: entry.spec.name,
-                                phase: entry.phase,
-                                detail: detail(entry),
-                                notes: notes(entry)
-                            )
-                        )
-                    )
-                }
-                if active != nil { routes.forEach { peer.send(.route($0.event)) } }
-                peer.finish()
+            case .status: askForPods(age: .seconds(5)) { $0.sendStatus(to: peer) }
             case .down(let wipe, let hosts, let force):
                 try down(wipe: wipe, hosts: hosts, force: force, peer)
             }
@@ -54,9 +43,28 @@ extension Coordinator {
         }
     }
 
+    private func sendStatus(to peer: ControlPeer) {
+        for entry in hosts.values.sorted(by: { $0.spec.name < $1.spec.name }) {
+            peer.send(
+                .host(
+                    HostEvent(
+                        host: entry.spec.name,
+                        phase: entry.phase,
+                        detail: detail(entry),
+                        notes: notes(entry)
+                    )
+                )
+            )
+        }
+        if active != nil { routes.forEach { peer.send(.route($0.event)) } }
+        sendPods(to: peer, onlyOdd: false)
+        peer.finish()
+    }
+
     // MARK: up
 
     private func up(_ request: UpRequest, _ peer: ControlPeer) throws {
+        if let key = request.podKey { workspace.pods.use(String(decoding: key.bytes, as: UTF8.self)) }
         let file = try ClusterFile.parse(text: request.fileText, path: request.path)
         if !request.hosts.isEmpty { return try up(only: request, file, peer) }
         if let active {
@@ -146,6 +154,13 @@ extension Coordinator {
                 entry.session.bringUp()
             }
         }
+        askForPods { coordinator in
+            for index in coordinator.bringUps.indices where coordinator.bringUps[index].peer === peer {
+                coordinator.sendPods(to: peer, onlyOdd: true)
+                coordinator.bringUps[index].awaitsPods = false
+            }
+            coordinator.concludeBringUps()
+        }
     }
 
     /// A host is ready or has failed: commands that wait for it go on.
@@ -154,8 +169,12 @@ extension Coordinator {
             bringUps[index].waiting.remove(host)
             if let failure { bringUps[index].failures[host] = failure }
         }
-        let complete = bringUps.filter(\.waiting.isEmpty)
-        bringUps.removeAll(where: \.waiting.isEmpty)
+        concludeBringUps()
+    }
+
+    private func concludeBringUps() {
+        let complete = bringUps.filter(\.isComplete)
+        bringUps.removeAll(where: \.isComplete)
         for bringUp in complete { conclude(bringUp) }
     }
 

@@ -143,7 +143,7 @@ extension Coordinator {
             try transaction.put(
                 HostRow(
                     name: name,
-                    address: entry.spec.address,
+                    address: entry.spec.place,
                     worker: worker,
                     kernels: entry.status?.kernels,
                     cores: entry.status?.cores ?? 0,

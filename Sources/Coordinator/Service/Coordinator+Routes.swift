@@ -65,18 +65,17 @@ extension Coordinator {
 
     /// Where other hosts log in on this one: as we do, if that is by a number, else at the address by which it knows itself.
     private func login(of name: String) -> RouteSurvey.Hub? {
-        guard let entry = hosts[name], !entry.spec.isLocal, let route = entry.session.route,
+        guard let entry = hosts[name], let endpoint = entry.session.endpoint, let route = entry.session.route,
             let keys = try? HostKeys.list(workspace.knownHosts)
         else { return nil }
-        let endpoint = workspace.endpoint(entry.spec)
-        let isNumber = entry.spec.address.utf8.allSatisfy {
+        let isNumber = endpoint.address.utf8.allSatisfy {
             $0 == UInt8(ascii: ".") || (0x30...0x39).contains($0)
         }
         guard let knownAs = try? SSHHost.knownHostsName(endpoint) else { return nil }
         let known = keys.keys(for: knownAs)
         guard !known.isEmpty else { return nil }
         return RouteSurvey.Hub(
-            address: isNumber ? entry.spec.address : route.host,
+            address: isNumber ? endpoint.address : route.host,
             port: endpoint.port ?? 22,
             hostKeys: known
         )

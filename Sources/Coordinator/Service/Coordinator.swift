@@ -79,10 +79,15 @@ final class Coordinator {
     var relaying: [String: Duration] = [:]
     /// Hosts with a release under way.
     var releasing: Set<String> = []
+    /// The account's pods, as they were last.
+    var pods: PodWatch
 
-    /// - Parameter lock: held until the process ends, however it ends.
-    init(workspace: Workspace, lock: consuming FileLock) throws {
+    /// - Parameters:
+    ///   - lock: held until the process ends, however it ends.
+    ///   - podInterval: how often the account of rented pods is looked at.
+    init(workspace: Workspace, lock: consuming FileLock, podInterval: Duration = .seconds(60)) throws {
         self.lock = lock
+        pods = PodWatch(interval: podInterval)
         self.workspace = workspace
         store = try workspace.openStore()
         registry = try Registry(path: workspace.registryPath, access: .readWrite)
@@ -94,6 +99,7 @@ final class Coordinator {
     func run() -> Never {
         recover()
         beat()
+        watchPods()
         while true {
             let next = timers.map(\.at).min()
             if let next {
@@ -198,7 +204,13 @@ public enum CoordinatorProgram {
     public static func run(workspace: Workspace, ready: Int32?) throws -> Never {
         signal(SIGPIPE, SIG_IGN)
         let lock = try FileLock(workspace.lockPath)
-        let coordinator = try Coordinator(workspace: workspace, lock: lock)
+        let coordinator = try Coordinator(
+            workspace: workspace,
+            lock: lock,
+            podInterval: Machine.environment(podIntervalVariable).flatMap { Double($0) }.map {
+                .seconds(min(86_400, max(0.1, $0)))
+            } ?? .seconds(60)
+        )
         let mailbox = coordinator.mailbox
         try ControlServer(workspace: workspace).start { request, peer in
             mailbox.put(.control(request, peer))
@@ -209,6 +221,9 @@ public enum CoordinatorProgram {
         }
         coordinator.run()
     }
+
+    /// Names the environment variable with the seconds between two looks at the account of rented pods.
+    private static let podIntervalVariable = "COORD_POD_INTERVAL"
 
     /// The workspace's coordinator, if one lives.
     public static func running(_ workspace: Workspace) -> CoordinatorClient? {

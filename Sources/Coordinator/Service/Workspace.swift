@@ -23,6 +23,8 @@ public final class Workspace: Sendable {
     public let directory: String
     /// Names this cluster on every host: random, made once.
     public let clusterID: String
+    /// The account that rented pods belong to.
+    public let pods = PodAccount()
     private let workers = Mutex<[String: WorkerBinary]>([:])
     private let kept = Mutex<Digest?>(nil)
 
@@ -83,16 +85,22 @@ public final class Workspace: Sendable {
     /// The agent's folder on a host, as its shell sees it.
     func agentFolder(of spec: HostSpec) -> String { (spec.directory ?? "~/.coord") + "/" + clusterID }
 
-    /// Where and how a host of the cluster file answers SSH.
-    public func endpoint(_ spec: HostSpec) -> SSHEndpoint {
-        SSHEndpoint(
+    /// Where and how a host of the cluster file answers SSH; of a pod the provider is asked, and this blocks.
+    ///
+    /// - Throws: ``PodError``.
+    /// - Cost: nothing; for a pod, with a key for the provider's API, one request of 10 s at most.
+    public func endpoint(_ spec: HostSpec) throws -> SSHEndpoint {
+        let place = try pods.place(of: spec)
+        return SSHEndpoint(
             name: spec.name,
-            address: spec.address,
-            port: spec.port.flatMap { UInt16(exactly: $0) },
-            user: spec.user,
+            address: place?.address ?? spec.address,
+            port: place?.port ?? spec.port.flatMap { UInt16(exactly: $0) },
+            user: spec.user ?? place?.user,
             identity: spec.identity.map { path($0) },
             knownHosts: knownHosts,
-            hostKeyFingerprint: spec.hostKey
+            hostKeyFingerprint: spec.hostKey,
+            // Pods come and go at the same addresses, and change theirs: a key belongs to the pod.
+            hostKeyAlias: spec.pod.map { "runpod-\($0)" }
         )
     }
 

@@ -62,7 +62,7 @@ struct Keys: ParsableCommand {
             _ workspace: Workspace,
             _ console: Console
         ) throws -> String {
-            var endpoint = workspace.endpoint(spec)
+            var endpoint = try workspace.endpoint(spec)
             endpoint.identity = key.path
             try pin(endpoint, console)
             if !restrict, (try? SSHHost(endpoint).run("echo in").text) == "in" {
@@ -161,7 +161,7 @@ struct Keys: ParsableCommand {
             guard let spec = try common.cluster().host(host), !spec.isLocal else {
                 throw Outcome(exitCode: .badInput, message: "\(host) is this machine; it has no host key")
             }
-            let endpoint = workspace.endpoint(spec)
+            let endpoint = try workspace.endpoint(spec)
             let key = try SSHHost.fetchHostKey(endpoint)
             guard yes || console.confirm("\(host) shows \(key.fingerprint). Trust it from now on?") else {
                 throw Outcome(

@@ -65,12 +65,16 @@ struct Status: CoordCommand {
         let registry = try common.registry()
         var live: [String: HostEvent]?
         var routes: [RouteLine] = []
+        var pods = PodSurvey()
         if let client = CoordinatorProgram.running(workspace) {
             live = [:]
             _ = try client.ask(.status) { event in
                 if case .host(let host) = event { live?[host.host] = host }
                 if case .route(let route) = event { routes.append(RouteLine(route)) }
+                pods.take(event)
             }
+        } else if let file = try? common.cluster() {
+            pods = PodSurvey.examine(workspace, file)
         }
         let (hosts, runs, store) = try registry.read { snapshot in
             let hosts = try snapshot.hosts().map { host -> HostLine in
@@ -101,6 +105,7 @@ struct Status: CoordCommand {
             hosts.forEach { console.json($0) }
             runs.forEach { console.json($0) }
             routes.forEach { console.json($0) }
+            console.printPods(pods)
             return console.json(store)
         }
         console.table(
@@ -113,6 +118,7 @@ struct Status: CoordCommand {
                 + runs.map { ["\($0.run)", $0.name, $0.state.rawValue, "\($0.epoch)", "\($0.step)"] }
         )
         for route in routes { console.print(route.detail) }
+        console.printPods(pods)
         console.print("checkpoints: \(store.saved) saved, \(store.heldOnly) only on hosts; \(store.copies)")
     }
 
