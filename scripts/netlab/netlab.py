@@ -39,6 +39,7 @@ import threading
 
 from emulator import BUILD, Link, build, rule  # noqa: F401
 from machines import LAB_ID, Home, Host, Pod  # noqa: F401
+from systemd import SystemdHost  # noqa: F401
 from clusterlab import COORD, ROOT, Failure, Lab, check, is_alive, wait_for  # noqa: F401
 
 DIGITS = threading.Lock()
@@ -135,6 +136,10 @@ class NetLab(Lab):
         if nat:
             self.hide(pod)
         return self._fence(pod)
+
+    def add_systemd_host(self, name, **options):
+        """Adds a machine whose first process is a real systemd; see `systemd.py`."""
+        return self._fence(self._join(SystemdHost(self, name, **options)))
 
     def _fence(self, new):
         for host in self.nodes:
