@@ -65,7 +65,9 @@ struct PlanPrinter {
             let roles = host.roles.map(\.rawValue).sorted().joined(separator: ", ")
             let user = host.user.map { $0 + "@" } ?? ""
             let port = host.port.map { ":\($0)" } ?? ""
-            let address = host.isLocal ? "this machine" : user + host.place + port
+            // Where a pod is, its provider tells when it is needed.
+            let remote = host.address.isEmpty ? host.place : user + host.address + port
+            let address = host.isLocal ? "this machine" : remote
             console.say(
                 "  \(host.name)  \(address)  \(roles)\(host.trains ? ", \(host.workers) workers" : "")"
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import signal
 import time
 
@@ -25,6 +26,13 @@ def pods(lab):
 def odd(lab):
     """What `coord status` finds odd: {(pod, kind)}."""
     return {(line["pod"], finding["oddity"]) for line in pods(lab).values() for finding in line["findings"]}
+
+
+def here_agents(lab):
+    """Pids of agents on the machine that coord runs on."""
+    found = [pid for pid, line in lab.home.processes().items() if b"\0agent\0" in line]
+    check(found, "there is no agent")
+    return found
 
 
 def cli_cannot_give_the_ssh_connection():
@@ -52,12 +60,16 @@ def cli_cannot_give_the_ssh_connection():
         refused(77, "does not accept the key in RUNPOD_API_KEY (401): Unauthorized", RUNPOD_API_KEY="wrong-key")
         refused(1, "curl is missing", PATH="/nonexistent")
         refused(65, "must be a URL that begins with https://", RUNPOD_API_BASE="http://10.77.0.9/")
+        # Agents on this machine must not inherit the key.
+        lab.write(entry + lab.host("here", 1))
         lab.coord("up", "-y", "--hosts-only", "--accept-new-host-keys")
         check("runpod-abc123 " in (lab.folder / "keys/known_hosts").read_text(), "the key is not pinned by the pod's id")
+        check(all(KEY.encode() not in pathlib.Path(f"/proc/{pid}/environ").read_bytes() for pid in here_agents(lab)), "an agent has the key")
         login = pods(lab)["abc123"]["login"]
         check(login == f"ssh -p {pod.port} root@{pod.address}", login)
         check(lab.ssh(pod, "echo in", "-o", "StrictHostKeyChecking=accept-new").stdout == "in\n", "the login does not work")
 
+        lab.coord("down", "here", "-y")
         run = lab.lasting(entry, {"model": CNN}, seconds=4)
         weights = reference(lab, run)
         lab.write(entry, run)
@@ -185,7 +197,7 @@ def laptop_off_keeps_billing():
             ", dir: /workspace/.coord, rented: true, idle_stop: 2s, lease: 4s, stop_unsaved: true, stop: \"touch /workspace/stopped\""))
         lab.write(entry)
         lab.digits()
-        run = lab.lasting(entry, {"model": CNN}, seconds=5)
+        run = lab.lasting(entry, {"model": CNN}, seconds=3)
         lab.write(entry, run)
 
         def off():

@@ -203,6 +203,8 @@ public enum CoordinatorProgram {
     /// - Throws: ``FileError`` `.lock` when another coordinator lives; ``RegistryError``.
     public static func run(workspace: Workspace, ready: Int32?) throws -> Never {
         signal(SIGPIPE, SIG_IGN)
+        // The workspace has read it: agents on this machine, and what they run, need not inherit it.
+        unsetenv(PodAccount.keyVariable)
         let lock = try FileLock(workspace.lockPath)
         let coordinator = try Coordinator(
             workspace: workspace,
