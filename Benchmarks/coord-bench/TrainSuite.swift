@@ -34,7 +34,8 @@ enum TrainSuite {
             operation: UInt64,
             contributions: [Contribution],
             laneValues: inout [Double],
-            sum: UnsafeMutableBufferPointer<Float>
+            sum: UnsafeMutableBufferPointer<Float>,
+            settles: Bool
         ) throws -> ExchangeOutcome {
             try group.reduce(
                 operation: operation,

@@ -19,6 +19,8 @@ public struct ClusterFile: Hashable, Sendable {
     public var run: RunSpec?
     /// The kernel set that the run pins; nil for `kernels: auto`.
     public var kernels: KernelSet?
+    /// `exchange: auto`: chosen by what the cluster's links carry, at the submission.
+    public var choosesExchange = false
     /// Where the best checkpoint goes by itself.
     public var deploy: DeploySpec?
     /// How `coord-serve` listens.
@@ -122,6 +124,7 @@ public struct ClusterFile: Hashable, Sendable {
             dataset: dataset,
             run: run?.run,
             kernels: run?.kernels,
+            choosesExchange: run?.choosesExchange ?? false,
             deploy: deploy,
             serve: serve,
             places: reading.places

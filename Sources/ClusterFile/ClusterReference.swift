@@ -131,6 +131,21 @@ extension ClusterFile {
           # kernels: v2
           # kernels: v3
           # kernels: v4
+          # How workers tell each other what they computed: docs/concepts/slow-links.md. A name, or a `type` with more.
+          # Default: sync.
+          #   sync         every gradient exactly: the same bits on any cluster
+          #   bf16, int8   gradients in 2 bytes or 1 byte a value
+          #   topk         the largest values alone; `fraction` of all
+          #   powersgd     matrices as products of two thin ones with `rank` columns
+          #   diloco       `islands`, a power of two, train alone and meet every `local_steps` steps; at a meeting
+          #                their mean progress is applied with `outer_learning_rate` and `outer_momentum`.
+          #                Default of `islands`: as many as there are workers, rounded down
+          #   auto         what the planner finds best on the cluster's links; coord plan shows it
+          # The result of all but sync depends on who held which lanes.
+          exchange: sync
+          # exchange: { type: topk, fraction: 0.015625 }
+          # exchange: { type: powersgd, rank: 4 }
+          # exchange: { type: diloco, local_steps: 20, outer_learning_rate: 0.7, outer_momentum: 0.9 }
 
         # Where a run's best checkpoint goes by itself. Default: nowhere.
         deploy:

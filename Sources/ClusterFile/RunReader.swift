@@ -2,8 +2,10 @@ internal import Basics
 
 /// Reads `run:`.
 struct RunReader {
-    /// The run, and the kernel set when the file pins one; what a problem left unknown stands at its default.
-    static func read(_ section: Section) -> (run: RunSpec, kernels: KernelSet?) {
+    /// The run, the kernel set when the file pins one, and whether the exchange is for the planner to choose.
+    ///
+    /// What a problem left unknown stands at its default.
+    static func read(_ section: Section) -> (run: RunSpec, kernels: KernelSet?, choosesExchange: Bool) {
         let name = section.requiredText("name") ?? ""
         let model = section.required("model").flatMap { section.section($0) }.flatMap(TypeTable.models.read)
         let optimizer = typed("optimizer", TypeTable.optimizers, "adamw", section)
@@ -41,8 +43,10 @@ struct RunReader {
         if let decay = section.number("averaging", .fraction), decay > 0 { run.averaging = decay }
         if let stop = section.section("early_stop") { run.earlyStop = earlyStop(stop) }
         let kernels = self.kernels(section)
+        let chosen = exchange(section, lanes: run.lanes)
+        run.exchange = chosen.flatMap { $0.kind == .sync ? nil : $0 }
         section.reportUnknownKeys()
-        return (run, kernels)
+        return (run, kernels, chosen == nil)
     }
 
     private static func earlyStop(_ section: Section) -> EarlyStopSpec? {
@@ -87,6 +91,35 @@ struct RunReader {
             )
         }
         return lanes
+    }
+
+    /// `exchange: int8`, or `exchange: { type: topk, fraction: 0.02 }`; nil for `auto`.
+    private static func exchange(_ section: Section, lanes: Int) -> ExchangeSpec? {
+        guard let value = section.value("exchange") else { return ExchangeSpec(.sync) }
+        let typed: TypedSpec?
+        if !section.isMapping(value) {
+            let names = TypeTable.exchanges.types.map(\.name)
+            typed = section.text(value).flatMap { section.choice(value, $0, among: names) }
+                .map(TypeTable.exchanges.complete)
+        } else {
+            typed = section.section("exchange").flatMap(TypeTable.exchanges.read)
+        }
+        guard let typed else { return ExchangeSpec(.sync) }
+        guard let kind = ExchangeSpec.Kind(rawValue: typed.type) else { return nil }
+        var spec = ExchangeSpec(kind)
+        spec.fraction = typed.parameters["fraction"]?.number ?? spec.fraction
+        spec.rank = typed.parameters["rank"]?.integer ?? spec.rank
+        spec.islands = typed.parameters["islands"]?.integer
+        spec.localSteps = typed.parameters["local_steps"]?.integer ?? spec.localSteps
+        spec.outerLearningRate = typed.parameters["outer_learning_rate"]?.number ?? spec.outerLearningRate
+        spec.outerMomentum = typed.parameters["outer_momentum"]?.number ?? spec.outerMomentum
+        if let islands = spec.islands, islands.nonzeroBitCount != 1 || islands > lanes {
+            section.bad(
+                value,
+                "has \(islands) islands: must be a power of two up to the \(lanes) lanes of the run"
+            )
+        }
+        return spec
     }
 
     private static func split(_ section: Section) -> SplitSpec {

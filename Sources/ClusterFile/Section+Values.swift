@@ -8,6 +8,8 @@ enum NumberRule {
     case notNegative
     /// In [0, 1).
     case fraction
+    /// In (0, 1].
+    case share
     /// Any number.
     case any
 
@@ -16,6 +18,7 @@ enum NumberRule {
         case .positive: value > 0
         case .notNegative: value >= 0
         case .fraction: value >= 0 && value < 1
+        case .share: value > 0 && value <= 1
         case .any: true
         }
     }
@@ -25,6 +28,7 @@ enum NumberRule {
         case .positive: "greater than 0"
         case .notNegative: "0 or greater"
         case .fraction: "at least 0 and less than 1"
+        case .share: "greater than 0 and at most 1"
         case .any: "a number"
         }
     }
@@ -122,6 +126,9 @@ extension Section {
 
     /// A mapping.
     func section(_ key: String) -> Section? { value(key).flatMap { section($0) } }
+
+    /// Whether a value has keys of its own.
+    func isMapping(_ value: Value) -> Bool { value.node.mapping != nil }
 
     /// A value as a mapping.
     func section(_ value: Value, fallback: Section? = nil) -> Section? {

@@ -112,6 +112,24 @@ struct TypeTable {
         fallback: "constant"
     )
 
+    static let exchanges = TypeTable(
+        types: [
+            ("auto", []), ("sync", []), ("bf16", []), ("int8", []),
+            ("topk", [Parameter("fraction", .number(.share), .number(1.0 / 64))]),
+            ("powersgd", [Parameter("rank", .integer(1...64), .integer(4))]),
+            (
+                "diloco",
+                [
+                    Parameter("islands", .integer(1...64), nil),
+                    Parameter("local_steps", .integer(1...1_000_000), .integer(20)),
+                    Parameter("outer_learning_rate", .number(.positive), .number(0.7)),
+                    Parameter("outer_momentum", .number(.fraction), .number(0.9)),
+                ]
+            ),
+        ],
+        fallback: "sync"
+    )
+
     private static let warmup = Parameter("warmup_steps", .integer(0...1_000_000_000), .integer(0))
 
     /// Reads `{ type: …, … }` and fills in the defaults; nil after a problem that leaves nothing to go on with.

@@ -26,7 +26,7 @@ public struct Contribution {
 
 /// How the members of a run add up what their lanes computed; implemented by the agent over `Collectives`.
 ///
-/// All members call ``exchange(operation:contributions:laneValues:sum:)`` with the same sequence of operations:
+/// All members call ``exchange(operation:contributions:laneValues:sum:settles:)`` with the same sequence of operations:
 /// 0, 1, 2, … counting training steps and evaluations alike. An operation is a transaction: it is committed on all
 /// members or on none.
 public protocol GradientExchange: AnyObject {
@@ -47,6 +47,12 @@ public protocol GradientExchange: AnyObject {
     /// Takes back what ``takeMemory(count:)`` gave.
     func giveBack(_ memory: UnsafeMutableBufferPointer<Float>)
 
+    /// Bytes that went to other members so far.
+    var bytesSent: Int { get }
+
+    /// How many operations the last committed call was: more than one where a sum takes several.
+    var lastOperations: UInt64 { get }
+
     /// Adds up one operation over all lanes of the run and commits it.
     ///
     /// - Parameters:
@@ -56,17 +62,26 @@ public protocol GradientExchange: AnyObject {
     ///     on `.committed` all rows are.
     ///   - sum: `[N]`: on `.committed` the tree sum over all lanes. On `.retry` its contents are undefined,
     ///     and it must not be touched between the calls.
+    ///   - settles: where values lose something on their way, nothing may be left behind: this operation is exact and
+    ///     carries all that earlier ones lost.
     /// - Returns: whether the operation is committed.
     /// - Throws: when the run can't go on (stopped, expelled, links gone for good).
     func exchange(
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome
 }
 
 extension GradientExchange {
+    /// Nobody else is there.
+    public var bytesSent: Int { 0 }
+
+    /// One.
+    public var lastOperations: UInt64 { 1 }
+
     /// False: nobody joins.
     public var wantsState: Bool { false }
 
@@ -101,7 +116,8 @@ public final class SoloExchange: GradientExchange {
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome {
         precondition(contributions.count == 1, "a lone member holds the whole tree")
         _ = sum.update(fromContentsOf: contributions[0].values)

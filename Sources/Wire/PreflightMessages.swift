@@ -21,7 +21,15 @@ public struct PreflightReport: Codable, Sendable, Hashable {
 
     /// The steps, in order; the first one also warms caches up.
     public var steps: [Step]
+    /// The shapes of the model's parameters.
+    public var shapes: [[Int]]
+    /// Numbers that the optimizer keeps for each parameter.
+    public var optimizerParts: Int
 
     /// All fields.
-    public init(steps: [Step]) { self.steps = steps }
+    public init(steps: [Step], shapes: [[Int]], optimizerParts: Int) {
+        self.steps = steps
+        self.shapes = shapes
+        self.optimizerParts = optimizerParts
+    }
 }

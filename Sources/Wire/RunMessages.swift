@@ -219,8 +219,8 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case state(generation: Int, manifest: Digest)
     /// A checkpoint could not be kept on the host; training goes on.
     case checkpointFailed(epoch: Int, message: String)
-    /// The run's last step is committed.
-    case finished(weights: Digest)
+    /// The run's last step is committed; what this member sent to others for it.
+    case finished(weights: Digest, bytesSent: Int)
     /// The trainer can't go on, whoever else is there.
     case failed(message: String, hint: String?)
     /// The process has ended (the agent says so, not the trainer).

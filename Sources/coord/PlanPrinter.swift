@@ -1,9 +1,12 @@
 internal import Basics
 internal import ClusterFile
+internal import Coordinator
 
 /// The plan of a cluster file: hosts, run, and what would run code on a host.
 struct PlanPrinter {
     let file: ClusterFile
+    /// What the last preflight of this very run measured.
+    var measured: ExchangePlanner?
 
     private struct HostLine: Encodable {
         var type = "host"
@@ -27,10 +30,28 @@ struct PlanPrinter {
         var workers: Int
         var dataset: String?
         var deploy: String?
+        var exchange: String
         var warnings: [String]
     }
 
     private var workers: Int { file.hosts.filter(\.trains).reduce(0) { $0 + $1.workers } }
+
+    /// How the members exchange, and what that means for the result.
+    private var exchangeWords: String {
+        guard let run = file.run else { return "" }
+        if file.choosesExchange {
+            return measured == nil
+                ? "auto: coord up measures the links first, coord preflight shows them" : "auto"
+        }
+        let words = run.exchangeInForce.words
+        return run.exchange == nil
+            ? "\(words): the same bits on any cluster"
+            : "\(words): the result depends on who holds which lanes"
+    }
+
+    private var exchangeTable: ExchangeTable? {
+        measured.map { ExchangeTable($0, given: file.run?.exchange) }
+    }
 
     private var warnings: [String] {
         var warnings: [String] = []
@@ -77,6 +98,8 @@ struct PlanPrinter {
                 "run \(run.name): \(run.model.type) on \(file.dataset ?? "?"), \(run.epochs) epochs, "
                     + "batch \(run.batch) in \(run.lanes) lanes over \(min(workers, run.lanes)) workers"
             )
+            console.say("exchange: \(exchangeWords)")
+            exchangeTable?.print(console)
         }
         if let deploy = file.deploy {
             let minimum = deploy.minimum.map { ", at least \($0)" } ?? ""
@@ -100,6 +123,7 @@ struct PlanPrinter {
             )
         }
         guard let run = file.run else { return }
+        exchangeTable?.print(console)
         console.json(
             RunLine(
                 name: run.name,
@@ -110,6 +134,7 @@ struct PlanPrinter {
                 workers: workers,
                 dataset: file.dataset,
                 deploy: file.deploy?.host,
+                exchange: exchangeWords,
                 warnings: warnings
             )
         )

@@ -30,6 +30,10 @@ struct MessageTests {
         ("epochs: ", "4:51: `run.epochs` has no value; write a whole number or leave the key out"),
         ("epochs: 0", "4:50: `run.epochs` must be from 1 to 1000000, not 0"),
         ("epoch: 3", "4:42: unknown key `epoch` in `run`; did you mean `epochs`?"),
+        (
+            "exchange: in8",
+            "4:52: `run.exchange` must be auto, sync, bf16, int8, topk, powersgd or diloco, not `in8`; did you mean `int8`?"
+        ),
         ("batch_size: 3", "4:42: unknown key `batch_size` in `run`; did you mean `batch`?"),
         ("wobble: 3", "4:42: unknown key `wobble` in `run`"),
         (

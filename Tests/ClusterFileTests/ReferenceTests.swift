@@ -27,7 +27,8 @@ struct ReferenceTests {
             let text = line.drop { $0 == " " }
             guard text.hasPrefix("# ") else { return nil }
             let key = text.dropFirst(2).prefix { $0 != ":" }
-            guard ["model", "optimizer", "schedule", "kernels"].contains(String(key)), line.hasPrefix("  ")
+            guard ["model", "optimizer", "schedule", "kernels", "exchange"].contains(String(key)),
+                line.hasPrefix("  ")
             else { return nil }
             return String(text.dropFirst(2))
         }
@@ -35,7 +36,7 @@ struct ReferenceTests {
 
     @Test func itParsesAndSoDoesEachAlternative() throws {
         _ = try ClusterFile.parse(text: ClusterFile.reference, path: "reference")
-        #expect(alternatives.count == 14)
+        #expect(alternatives.count == 17)
         for alternative in alternatives {
             let reading = reading(alternative: alternative)
             _ = ClusterFile.read(reading)
@@ -59,12 +60,13 @@ struct ReferenceTests {
                 )
             }
             for (path, keys) in asked {
-                let missing = keys.subtracting(given[path] ?? []).subtracting(["clip_norm"])
+                let missing = keys.subtracting(given[path] ?? []).subtracting(["clip_norm", "islands"])
                 #expect(missing.isEmpty, "`\(path)`, alternative \(index): \(missing.sorted())")
             }
         }
         // No value of it is a default, so it stands in words only.
         #expect(ClusterFile.reference.contains("`clip_norm`, the largest norm"))
+        #expect(ClusterFile.reference.contains("Default of `islands`"))
     }
 
     @Test func everyTypeAndParameterStandsInIt() {

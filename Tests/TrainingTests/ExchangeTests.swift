@@ -6,7 +6,7 @@ import Testing
 @testable import Training
 
 /// Members in one process: the last one to arrive adds up, then all go on.
-private final class Meeting: Sendable {
+final class Meeting: Sendable {
     struct Left: Error {}
 
     private struct State {
@@ -93,7 +93,7 @@ private final class Meeting: Sendable {
     }
 }
 
-private final class MemberExchange: GradientExchange {
+final class MemberExchange: GradientExchange {
     private let meeting: Meeting
     private let member: Int
 
@@ -108,7 +108,8 @@ private final class MemberExchange: GradientExchange {
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome {
         try meeting.exchange(member, operation, contributions, &laneValues, sum)
     }
@@ -126,7 +127,8 @@ private final class ShakyExchange: GradientExchange {
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome {
         #expect(contributions.map(\.subtree) == lanes.subtrees(laneCount: 4))
         if lanes == plan[2] {
@@ -141,7 +143,7 @@ private final class ShakyExchange: GradientExchange {
 }
 
 /// Counts the samples that are read, and passes all on.
-private struct CountedSamples: SampleSource {
+struct CountedSamples: SampleSource {
     final class Counter: Sendable {
         let value = Atomic<Int>(0)
     }

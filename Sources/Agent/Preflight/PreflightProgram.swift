@@ -8,6 +8,7 @@ internal import Wire
 ///
 /// The order comes in, and the report goes out, through descriptor 3.
 enum PreflightProgram {
+    // The first one warms caches up, and one alone says little about speed.
     private static let stepCount = 2
 
     static func run(directory: AgentDirectory) throws {
@@ -32,7 +33,13 @@ enum PreflightProgram {
         } catch is StepWitness.Enough {
             // The steps that were asked for are done.
         }
-        try channel.send(PreflightReport(steps: observer.steps))
+        try channel.send(
+            PreflightReport(
+                steps: observer.steps,
+                shapes: loop.model.parameters.map(\.shape),
+                optimizerParts: loop.optimizerParts
+            )
+        )
     }
 }
 
@@ -49,13 +56,15 @@ private final class WitnessExchange: GradientExchange {
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome {
         let outcome = try solo.exchange(
             operation: operation,
             contributions: contributions,
             laneValues: &laneValues,
-            sum: sum
+            sum: sum,
+            settles: settles
         )
         digest = Digest(of: UnsafeRawBufferPointer(sum))
         return outcome

@@ -21,6 +21,12 @@ final class NetworkExchange: GradientExchange {
     /// Keeps a state in the host's store.
     private let keep: (Checkpoint) throws -> Digest
 
+    /// What values lost on their way; nil while they travel exactly.
+    private let feedback: ErrorFeedback?
+    private let options: Group.Options
+    /// Over the links of generations that are over.
+    private var bytesBefore = 0
+
     private(set) var lanes = LaneSet()
 
     /// True when somebody joined in this generation and this member gives the state.
@@ -43,6 +49,12 @@ final class NetworkExchange: GradientExchange {
         self.commands = commands
         self.report = report
         self.keep = keep
+        let codec = PayloadCodec(start.record.spec.exchangeInForce)
+        var options = Group.Options()
+        options.codec = codec
+        options.combines = start.record.spec.exchangeInForce.kind != .sync
+        self.options = options
+        feedback = codec == .exact ? nil : ErrorFeedback(codec: codec)
         memberState = start.joins ? .joining : MemberState(committed: committed)
     }
 
@@ -102,6 +114,8 @@ final class NetworkExchange: GradientExchange {
 
     func giveBack(_ memory: UnsafeMutableBufferPointer<Float>) { endpoint.memory?.free(memory) }
 
+    var bytesSent: Int { bytesBefore + (group?.counters.bytesSent ?? 0) }
+
     /// Leaves the group; the others see the links end.
     func close() {
         commands.onInterrupt(nil)
@@ -113,7 +127,8 @@ final class NetworkExchange: GradientExchange {
         operation: UInt64,
         contributions: [Contribution],
         laneValues: inout [Double],
-        sum: UnsafeMutableBufferPointer<Float>
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
     ) throws -> ExchangeOutcome {
         guard let group, let plan else { preconditionFailure("join() comes first") }
         do {
@@ -121,20 +136,28 @@ final class NetworkExchange: GradientExchange {
                 operation: operation,
                 contributions: contributions.map { ($0.subtree, $0.values) },
                 laneValues: &laneValues,
-                sum: sum
+                sum: sum,
+                feedback: feedback,
+                settles: settles
             )
+            feedback?.commit()
             return .committed
         } catch {
             leave(group, of: plan, because: error)
         }
-        let resolution = try enterNextGeneration()
-        return resolution == .commitReady ? .committed : .retry
+        guard try enterNextGeneration() == .commitReady else {
+            feedback?.abandon()
+            return .retry
+        }
+        feedback?.commit()
+        return .committed
     }
 
     private func leave(_ group: Group, of plan: GenerationPlan, because error: CollectivesError) {
         memberState = group.memberState
         commands.onInterrupt(nil)
         group.close()
+        bytesBefore += group.counters.bytesSent
         self.group = nil
         tell(error, of: plan)
     }
@@ -192,7 +215,10 @@ final class NetworkExchange: GradientExchange {
                     state: memberState,
                     deadline: .now + .seconds(10),
                     dials: plan.dialled(from: rank),
-                    owners: Set(plan.members.indices.filter { plan.owners.contains(plan.members[$0].member) })
+                    owners: Set(
+                        plan.members.indices.filter { plan.owners.contains(plan.members[$0].member) }
+                    ),
+                    options: options
                 )
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group
@@ -206,6 +232,18 @@ final class NetworkExchange: GradientExchange {
                 guard error.code != .diverged else { throw error }
                 tell(error, of: plan)
             }
+        }
+    }
+}
+
+extension PayloadCodec {
+    /// How the values of a run's contributions travel.
+    init(_ exchange: ExchangeSpec) {
+        switch exchange.kind {
+        case .sync, .powersgd: self = .exact
+        case .bf16: self = .bf16
+        case .int8, .diloco: self = .int8
+        case .topk: self = .topK(fraction: exchange.fraction ?? 1)
         }
     }
 }

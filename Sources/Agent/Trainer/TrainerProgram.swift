@@ -111,7 +111,7 @@ enum TrainerProgram {
             throw AgentError("the run ended without a checkpoint")
         }
         // Before the links end: whoever misses us then learns that we have left with the work done.
-        report(.finished(weights: weights))
+        report(.finished(weights: weights, bytesSent: exchange.bytesSent))
         exchange.close()
     }
 

@@ -177,6 +177,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var monitor: String
     /// How the dataset is cut.
     public var split: SplitSpec
+    /// How the members tell each other what they computed; nil = exactly, in every step.
+    public var exchange: ExchangeSpec?
 
     /// All fields.
     public init(
@@ -194,8 +196,10 @@ public struct RunSpec: Hashable, Sendable, Codable {
         split: SplitSpec = SplitSpec(),
         accumulate: Int? = nil,
         averaging: Double? = nil,
-        earlyStop: EarlyStopSpec? = nil
+        earlyStop: EarlyStopSpec? = nil,
+        exchange: ExchangeSpec? = nil
     ) {
+        self.exchange = exchange
         self.name = name
         self.engine = engine
         self.model = model

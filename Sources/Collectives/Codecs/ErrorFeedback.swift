@@ -63,7 +63,8 @@ public final class ErrorFeedback: @unchecked Sendable {
         settles: Bool
     ) -> UnsafePointer<Float> {
         let count = segmentation.elements
-        if left.count != count { left.resize(to: count, zeroed: true) }
+        // An operation may carry more behind the gradient, and the next one not: what is left belongs to the places.
+        left.extend(to: count)
         pending.resize(to: count, zeroed: true)
         input.resize(to: count)
         hasPending = true
@@ -139,6 +140,18 @@ private struct Scratch<Element: BitwiseCopyable>: ~Copyable {
         }
         self.count = count
         if zeroed { memset(base, 0, count * MemoryLayout<Element>.stride) }
+    }
+
+    /// What stands there stays, as far as there is room; what is new is 0.
+    mutating func extend(to count: Int) {
+        if count > self.count {
+            var larger = Self()
+            larger.resize(to: count, zeroed: true)
+            larger.base.update(from: base, count: self.count)
+            self = larger
+        } else {
+            self.count = count
+        }
     }
 
     deinit { base.deallocate() }

@@ -76,6 +76,8 @@ struct RunMachine: Sendable {
     let run: RunID
     let attempt: Int
     let laneCount: Int
+    /// Lanes that stay together: an island of a run that has some.
+    let laneUnit: Int
     private(set) var members: [Int: Member]
     private(set) var generation = 0
     private(set) var isOver = false
@@ -105,17 +107,21 @@ struct RunMachine: Sendable {
     private var failure: (message: String, hint: String?)?
     private var lastLoss: String?
     private var balance = LaneBalance()
+    /// Lanes do not follow the measured speed.
+    private let isFixed: Bool
     private let makeSecret: @Sendable () -> WireSecret
 
     /// A run that begins.
     ///
     /// - Parameters:
+    ///   - laneUnit: lanes that stay together and do not follow the measured speed; nil: each lane for itself.
     ///   - hosts: the host of each member, by the member's number.
     ///   - routes: nil: the first generation waits for ``Event/routed(_:here:)``.
     init(
         run: RunID,
         attempt: Int,
         laneCount: Int,
+        laneUnit: Int? = nil,
         hosts: [String],
         routes: [PeerRoute]? = [],
         makeSecret: @escaping @Sendable () -> WireSecret = { WireSecret(Sealing.randomBytes(32)) }
@@ -123,6 +129,8 @@ struct RunMachine: Sendable {
         self.run = run
         self.attempt = attempt
         self.laneCount = laneCount
+        self.laneUnit = laneUnit ?? 1
+        isFixed = laneUnit != nil
         members = Dictionary(
             uniqueKeysWithValues: hosts.enumerated().map { ($0.offset, Member(host: $0.element)) }
         )
@@ -138,11 +146,12 @@ struct RunMachine: Sendable {
         run: RunID,
         attempt: Int,
         laneCount: Int,
+        laneUnit: Int? = nil,
         trainers: [(host: String, trainer: AgentStatus.Trainer)],
         plan: GenerationPlan?,
         here: Set<String> = []
     ) {
-        self.init(run: run, attempt: attempt, laneCount: laneCount, hosts: [])
+        self.init(run: run, attempt: attempt, laneCount: laneCount, laneUnit: laneUnit, hosts: [])
         self.here = here
         for (host, trainer) in trainers {
             var member = Member(host: host)
@@ -263,7 +272,8 @@ struct RunMachine: Sendable {
     /// Moves lanes from slow members to fast ones, while nothing else is going on.
     private mutating func rebalance() -> [Action] {
         let working = members.filter { planned.contains($0.key) }
-        let isQuiet = relinkAt == nil && working.values.allSatisfy { $0.address != nil && !$0.joins }
+        let isQuiet =
+            !isFixed && relinkAt == nil && working.values.allSatisfy { $0.address != nil && !$0.joins }
         guard isQuiet, let counts = balance.look(working.mapValues(\.lanes), laneCount: laneCount, now: now)
         else { return [] }
         let shares = counts.sorted { $0.key < $1.key }.map { "\(working[$0.key]?.host ?? "?") \($0.value)" }
@@ -408,13 +418,19 @@ struct RunMachine: Sendable {
             .sorted { $0.key < $1.key }
         guard working.contains(where: { !$0.value.joins }) else { return conclude() }
         let paces = balance.paces(of: working.map(\.key))
-        let lanes =
+        let unitCount = laneCount / laneUnit
+        let units =
             generation == 0 || rebalances
             ? LanePlanner.place(
-                counts: LanePlanner.counts(laneCount: laneCount, paces: paces),
-                laneCount: laneCount
+                counts: LanePlanner.counts(laneCount: unitCount, paces: paces),
+                laneCount: unitCount
             )
-            : LanePlanner.reassign(held: working.map(\.value.lanes), laneCount: laneCount, paces: paces)
+            : LanePlanner.reassign(
+                held: working.map { $0.value.lanes.units(of: laneUnit) },
+                laneCount: unitCount,
+                paces: paces
+            )
+        let lanes = units.map { LaneSet(units: $0, of: laneUnit) }
         for number in members.keys { members[number]?.lanes = LaneSet() }
         generation += 1
         relinkAt = nil

@@ -17,7 +17,7 @@ struct RunPreparation: Sendable {
     ///
     /// - Throws: ``CoordinatorError``, `ClusterFileError`, `DatasetError`: all 65.
     func prepare() throws -> PreparedRun {
-        guard let spec = file.run else {
+        guard var spec = file.run else {
             throw CoordinatorError("\(file.path): there is no run: in it", exitCode: .badInput)
         }
         guard spec.engine == .native else {
@@ -53,6 +53,9 @@ struct RunPreparation: Sendable {
             seed: spec.seed
         )
         try file.checkAgainst(stepsPerEpoch: schedule.stepsPerEpoch)
+        if spec.exchange?.kind == .diloco, spec.exchange?.islands == nil {
+            spec.exchange?.islands = Self.islands(lanes: spec.lanes, workers: workers)
+        }
         let record = RunRecord(spec: spec, dataset: dataset.id, kernels: try chooseKernels(), worker: worker)
         return PreparedRun(
             record: record,
@@ -60,6 +63,15 @@ struct RunPreparation: Sendable {
             trainingSamples: split.training.count,
             validationSamples: split.validation.count
         )
+    }
+
+    private var workers: Int { file.hosts.filter(\.trains).reduce(0) { $0 + $1.workers } }
+
+    /// One island a worker, as far as the lanes can be cut into a power of two of them.
+    static func islands(lanes: Int, workers: Int) -> Int {
+        var islands = 1
+        while islands * 2 <= min(lanes, workers) { islands *= 2 }
+        return islands
     }
 
     private func findDataset() throws -> Dataset {

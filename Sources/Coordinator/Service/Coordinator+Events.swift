@@ -115,6 +115,15 @@ extension Coordinator {
                 host: host,
                 time: event.time
             )
+        case .finished(_, let bytes):
+            try transaction.log(
+                "exchange",
+                "member \(event.member) sent \(bytes) bytes to others",
+                who: host,
+                run: run,
+                host: host,
+                time: event.time
+            )
         case .peerLost(_, let member, let isSilent, let reason):
             let who = member.map { "member \($0)" } ?? "a member"
             try transaction.log(
@@ -136,7 +145,7 @@ extension Coordinator {
                 host: host,
                 time: event.time
             )
-        case .listening, .joined, .pace, .state, .finished: break
+        case .listening, .joined, .pace, .state: break
         }
     }
 
@@ -175,7 +184,7 @@ extension Coordinator {
             let speed = active.samplesPerSecond
             write { try $0.updateRun(active.id) { $0.samplesPerSecond = speed } }
             tell(active.id, .epoch(run: active.id, metric: epoch, epochs: active.record.spec.epochs))
-        case .finished(let weights):
+        case .finished(let weights, _):
             self.active?.weights = weights
             feed(.finished(member: event.member))
         case .failed(let message, let hint): feed(.failed(member: event.member, message: message, hint: hint))

@@ -23,10 +23,10 @@ extension Coordinator {
                 exitCode: .badInput
             )
         }
-        let room = active.record.spec.lanes - machine.members.values.count(where: \.isActive)
+        let room = active.record.spec.unitCount - machine.members.values.count(where: \.isActive)
         guard room > 0 else {
             return CoordinatorError(
-                "\(name) stays idle: all \(active.record.spec.lanes) lanes of run \(active.id) have a worker",
+                "\(name) stays idle: all \(active.record.spec.unitWords) of run \(active.id) have a worker",
                 hint: "give the next run more lanes"
             )
         }

@@ -1,5 +1,6 @@
 public import Basics
 internal import ClusterFile
+internal import Logging
 public import Wire
 
 /// What `coord preflight` found out.
@@ -10,6 +11,8 @@ public enum PreflightEvent: Codable, Sendable {
     case failure(String, message: String)
     /// The way from a host to another.
     case link(from: String, ProbeResult)
+    /// What each way to exchange would cost, what `exchange: auto` takes and why.
+    case plan([ExchangePlanner.Forecast], chosen: ExchangeSpec, reason: String)
 }
 
 // Before a long run: do the hosts compute the same, how fast, and who reaches whom.
@@ -20,6 +23,12 @@ extension Coordinator {
         var waiting: Set<String>
         var gradients: [String: [Digest]] = [:]
         var failures: [String: String] = [:]
+        var speeds: [String: Double] = [:]
+        var report: PreflightReport?
+        var links: [ExchangePlanner.Link] = []
+        let run: PreparedRun
+        /// What follows when all is well; nil: that was all.
+        let then: (@Sendable (Coordinator) -> Void)?
     }
 
     /// Tries the file's run on all training hosts that are ready.
@@ -55,23 +64,33 @@ extension Coordinator {
         )
         away("prepare", { try preparation.prepare() }) { coordinator, result in
             do {
-                coordinator.trySteps(of: try result.get().record, on: ready, peer)
+                coordinator.trySteps(of: try result.get(), on: ready, peer)
             } catch {
                 peer.finish(coordinator.explained(error))
             }
         }
     }
 
-    private func trySteps(of record: RunRecord, on specs: [HostSpec], _ peer: ControlPeer) {
+    /// Computes two steps on each host and measures the ways between them.
+    func trySteps(
+        of run: PreparedRun,
+        on specs: [HostSpec],
+        _ peer: ControlPeer,
+        then: (@Sendable (Coordinator) -> Void)? = nil
+    ) {
+        let record = run.record
         let names = specs.map(\.name)
-        preflight = Preflight(hosts: names, waiting: Set(names))
+        // Steps of one host by itself: nothing is exchanged.
+        var alone = record
+        alone.spec.exchange = nil
+        preflight = Preflight(hosts: names, waiting: Set(names), run: run, then: then)
         let store = self.store
         for spec in specs {
             guard let entry = hosts[spec.name] else { continue }
             var start = TrainerStart(
                 run: RunID.make(timestamp: "preflight"),
                 attempt: 1,
-                record: record,
+                record: alone,
                 member: 0,
                 threads: 1,
                 bind: "127.0.0.1"
@@ -105,6 +124,8 @@ extension Coordinator {
             let last = report.steps.last
             let speed = last.map { $0.seconds > 0 ? Double($0.samples) / $0.seconds : 0 } ?? 0
             preflight?.gradients[host] = gradients
+            preflight?.speeds[host] = speed
+            preflight?.report = report
             peer.send(.preflight(.host(host, gradients: gradients, samplesPerSecond: speed)))
         case .failure(let error):
             let message = explained(error).message
@@ -116,7 +137,8 @@ extension Coordinator {
         let places = preflight.hosts.compactMap { name in
             hosts[name].map { (session: $0.session, bind: peerAddresses()[name] ?? "127.0.0.1") }
         }
-        away("preflight", { Self.measureWays(between: places, peer) }) { coordinator, _ in
+        away("preflight", { Self.measureWays(between: places, peer) }) { coordinator, result in
+            coordinator.preflight?.links = (try? result.get()) ?? []
             coordinator.conclude(peer)
         }
     }
@@ -125,7 +147,8 @@ extension Coordinator {
     private static func measureWays(
         between places: [(session: HostSession, bind: String)],
         _ peer: ControlPeer
-    ) {
+    ) -> [ExchangePlanner.Link] {
+        var links: [ExchangePlanner.Link] = []
         var asked: [(client: AgentClient, target: ProbeTarget)] = []
         defer { for place in asked { place.client.channel.close() } }
         for (session, bind) in places {
@@ -154,8 +177,20 @@ extension Coordinator {
                 let why = (error as? any ExplainedError)?.message ?? "\(error)"
                 results = others.map { ProbeResult(host: $0.host, problem: why) }
             }
-            for result in results { peer.send(.preflight(.link(from: target.host, result))) }
+            for result in results {
+                peer.send(.preflight(.link(from: target.host, result)))
+                guard result.problem == nil, result.bytesPerSecond > 0 else { continue }
+                links.append(
+                    ExchangePlanner.Link(
+                        from: result.host,
+                        to: target.host,
+                        bytesPerSecond: result.bytesPerSecond,
+                        roundTrip: result.roundTrip
+                    )
+                )
+            }
         }
+        return links
     }
 
     private func conclude(_ peer: ControlPeer) {
@@ -174,6 +209,72 @@ extension Coordinator {
                 )
             )
         }
-        peer.finish()
+        if let measured = keepMeasured(preflight) {
+            let (forecast, reason) = measured.choose()
+            let table = measured.table(preflight.run.record.spec.exchange)
+            peer.send(.preflight(.plan(table, chosen: forecast.exchange, reason: reason)))
+        }
+        if let then = preflight.then { then(self) } else { peer.finish() }
+    }
+
+    /// Keeps what was measured for later plans; nil when something is missing.
+    private func keepMeasured(_ preflight: Preflight) -> ExchangePlanner? {
+        guard let file, let report = preflight.report else { return nil }
+        let spec = preflight.run.record.spec
+        let planner = ExchangePlanner(
+            hosts: preflight.hosts.map { name in
+                ExchangePlanner.Host(
+                    name: name,
+                    workers: hosts[name]?.spec.workers ?? 1,
+                    samplesPerSecond: preflight.speeds[name] ?? 0
+                )
+            },
+            links: preflight.links,
+            batch: spec.batch,
+            lanes: spec.lanes,
+            stepsPerEpoch: preflight.run.stepsPerEpoch,
+            shapes: report.shapes,
+            optimizerParts: report.optimizerParts
+        )
+        let measured = Measured(model: spec.model, dataset: file.dataset ?? "", time: now, planner: planner)
+        do {
+            try measured.write(workspace)
+        } catch {
+            logger.warning("what was measured could not be kept: \(error)")
+        }
+        return measured.planner(for: file)
+    }
+
+    // MARK: exchange: auto
+
+    /// Settles how a run's members exchange when the file leaves that to the planner, measuring first where nothing is known.
+    func settleExchange(of run: PreparedRun, _ request: UpRequest, _ peer: ControlPeer) throws {
+        guard let file, file.choosesExchange, request.resume?.isNewRun ?? true else {
+            return try begin(run, request, peer)
+        }
+        if let planner = Measured.read(workspace)?.planner(for: file) {
+            return try begin(chosen(run, planner), request, peer)
+        }
+        let ready = trainingHosts.filter { hosts[$0.name]?.phase == .ready }
+        trySteps(of: run, on: ready, peer) { coordinator in
+            let planner = coordinator.file.flatMap { Measured.read(coordinator.workspace)?.planner(for: $0) }
+            do {
+                try coordinator.begin(coordinator.chosen(run, planner), request, peer)
+            } catch {
+                peer.finish(coordinator.explained(error))
+            }
+        }
+    }
+
+    private func chosen(_ run: PreparedRun, _ planner: ExchangePlanner?) -> PreparedRun {
+        guard let planner else {
+            log("exchange", "auto takes sync: not every pair of hosts could be measured")
+            return run
+        }
+        var run = run
+        let (forecast, reason) = planner.choose()
+        run.record.spec.exchange = forecast.exchange.kind == .sync ? nil : forecast.exchange
+        log("exchange", "auto takes \(forecast.exchange.words): \(reason)")
+        return run
     }
 }

@@ -101,6 +101,7 @@ extension Coordinator {
             run: active.id,
             attempt: active.attempt,
             laneCount: active.record.spec.lanes,
+            laneUnit: active.record.spec.fixedUnit,
             trainers: trainers,
             plan: plan,
             here: hostsHere

@@ -35,7 +35,7 @@ extension Coordinator {
             )
             away("prepare", { try preparation.prepare() }) { coordinator, result in
                 do {
-                    try coordinator.begin(try result.get(), request, peer)
+                    try coordinator.settleExchange(of: try result.get(), request, peer)
                 } catch {
                     peer.finish(coordinator.explained(error))
                 }
@@ -45,7 +45,8 @@ extension Coordinator {
         }
     }
 
-    private func begin(_ prepared: PreparedRun, _ request: UpRequest, _ peer: ControlPeer) throws {
+    /// Keeps the run and starts it.
+    func begin(_ prepared: PreparedRun, _ request: UpRequest, _ peer: ControlPeer) throws {
         guard active == nil else {
             throw CoordinatorError(
                 "run \(active?.id.text ?? "") is on",
@@ -95,7 +96,8 @@ extension Coordinator {
         log("run", "submitted \(record.spec.name)", who: request.who, run: id)
         let detail =
             "\(prepared.trainingSamples) training and \(prepared.validationSamples) validation samples, "
-            + "\(prepared.stepsPerEpoch) steps an epoch, \(record.spec.lanes) lanes, kernels \(record.kernels.rawValue)"
+            + "\(prepared.stepsPerEpoch) steps an epoch, \(record.spec.lanes) lanes, kernels \(record.kernels.rawValue), "
+            + "exchange \(record.spec.exchangeInForce.words)"
         tell(id, .run(RunEvent(run: id, name: record.spec.name, state: "starting", detail: detail)))
         let resumed = request.resume.flatMap { resume in
             read { try $0.checkpoint(resume.checkpoint, of: resume.run) }
@@ -161,7 +163,7 @@ extension Coordinator {
         for spec in wanted where hosts[spec.name]?.phase == .failed { retry(spec.name) }
         var members: [String] = []
         for spec in ready {
-            for _ in 0..<spec.workers where members.count < active.record.spec.lanes {
+            for _ in 0..<spec.workers where members.count < active.record.spec.unitCount {
                 members.append(spec.name)
             }
         }
@@ -170,7 +172,7 @@ extension Coordinator {
             tell(
                 id,
                 .note(
-                    "\(workers) workers but \(active.record.spec.lanes) lanes: \(workers - members.count) stay idle"
+                    "\(workers) workers but \(active.record.spec.unitWords): \(workers - members.count) stay idle"
                 )
             )
         }
@@ -178,6 +180,7 @@ extension Coordinator {
             run: id,
             attempt: attempt,
             laneCount: active.record.spec.lanes,
+            laneUnit: active.record.spec.fixedUnit,
             hosts: members,
             routes: Set(members).count > 1 ? nil : []
         )

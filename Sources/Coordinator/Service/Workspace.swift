@@ -50,6 +50,8 @@ public final class Workspace: Sendable {
     public var storePath: String { artifacts + "/store" }
     /// The registry's file.
     public var registryPath: String { artifacts + "/registry.sqlite" }
+    /// What the last preflight measured.
+    var measuredPath: String { artifacts + "/measured.json" }
     /// Held by the coordinator while it lives.
     var lockPath: String { artifacts + "/coordinator.lock" }
     /// What the coordinator prints.

@@ -54,6 +54,8 @@ struct TrainingState: Codable, Equatable {
     var metrics: Metrics?
     /// What validation has said so far; nil when nothing listens.
     var progress: Progress?
+    /// The lanes' values of a step of which the first of two operations is committed.
+    var pendingValues: [Double]?
 }
 
 extension RunRecord {

@@ -14,28 +14,32 @@ public final class TrainingLoop {
     /// What the model takes and gives.
     public let signature: ModelSignature
 
-    private let samples: any SampleSource
-    private let exchange: any GradientExchange
-    private let observer: any TrainingObserver
-    private let kernels: Kernels
-    private let pool: LanePool
-    private let optimizer: Optimizer
-    private let schedule: Schedule
-    private let weights: FloatArena
-    private let average: WeightAverage?
-    private let sum: FloatArena
-    private let tree: LaneTree
+    let samples: any SampleSource
+    let exchange: any GradientExchange
+    let observer: any TrainingObserver
+    let kernels: Kernels
+    let pool: LanePool
+    let optimizer: Optimizer
+    let schedule: Schedule
+    let weights: FloatArena
+    let average: WeightAverage?
+    let sum: FloatArena
+    let tree: LaneTree
     private let workspaces: [Workspace]
-    private lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
+    lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
         Workspace(model: model, kernels: kernels, capacity: Self.blockSize, trains: false)
     }
-    private var state: TrainingState
+    var state: TrainingState
     private var treeLanes = LaneSet()
+    /// Replicas that train by themselves between two operations; nil while every step is one.
+    let islands: Islands?
+    /// The exchange, where it sends matrices as thin ones.
+    let lowRank: LowRankExchange?
 
     /// Samples in one block of an evaluation: part of the result, as a product's bits depend on its size.
     static let blockSize = 256
     /// Loss, right ones, samples.
-    private static let valueCount = 3
+    static let valueCount = 3
 
     /// Builds the model and its state, at its start or where a checkpoint left it.
     ///
@@ -91,7 +95,6 @@ public final class TrainingLoop {
         }
         self.record = record
         self.samples = samples
-        self.exchange = exchange
         self.observer = observer
         let kernels = try Kernels(record.kernels)
         let model = try Model(spec.model, inputShape: samples.shape, classCount: samples.classes.count)
@@ -101,6 +104,24 @@ public final class TrainingLoop {
             slices: model.parameters
         )
         let part = try Self.partSize(spec)
+        let way = spec.exchangeInForce.kind
+        guard model.trainedCount == model.parameterCount || ![.topk, .diloco].contains(way) else {
+            throw TrainingError(
+                .badSpec,
+                "exchange \(way.rawValue) does not carry the running statistics of a model with batch normalisation",
+                hint: "use sync, bf16, int8 or powersgd"
+            )
+        }
+        lowRank = spec.exchangeInForce.rank.map {
+            LowRankExchange(
+                exchange,
+                parameters: model.parameters,
+                parameterCount: model.parameterCount,
+                rank: $0,
+                seed: spec.seed
+            )
+        }
+        self.exchange = lowRank ?? exchange
         self.kernels = kernels
         self.model = model
         self.optimizer = optimizer
@@ -114,7 +135,13 @@ public final class TrainingLoop {
         self.pool = pool
         weights = FloatArena(count: model.parameterCount)
         average = spec.averaging.map { WeightAverage(decay: $0, count: model.parameterCount) }
-        sum = exchange.makeArena(count: model.parameterCount)
+        islands = try Islands(
+            spec,
+            parameterCount: model.parameterCount,
+            slices: model.parameters,
+            optimizer: optimizer
+        )
+        sum = exchange.makeArena(count: islands?.elements ?? model.parameterCount)
         tree = LaneTree(
             laneCount: spec.lanes,
             count: model.parameterCount,
@@ -137,7 +164,7 @@ public final class TrainingLoop {
             signature = resume.signature
             try model.load((average?.arena ?? weights).pointer, from: resume.weights)
             if average != nil { try model.load(weights.pointer, from: resume.optimizer, prefix: "weights.") }
-            for (name, arena) in optimizer.state {
+            for (name, arena) in optimizer.state + (islands?.outerState ?? []) {
                 try model.load(
                     arena.pointer,
                     from: resume.optimizer,
@@ -145,6 +172,9 @@ public final class TrainingLoop {
                     statistics: false
                 )
             }
+            let pending = resume.state.pendingValues
+            try lowRank?.restore(from: resume.optimizer, values: pending, operation: resume.state.operation)
+            state.pendingValues = nil
         } else {
             let empty = Digest(of: "")
             state = TrainingState(
@@ -183,6 +213,9 @@ public final class TrainingLoop {
         }
     }
 
+    /// Numbers that the optimizer keeps for each parameter.
+    public var optimizerParts: Int { optimizer.state.count }
+
     /// The epoch of the next step, from 0; the number of finished epochs when the run has ended.
     public var nextEpoch: Int { state.epoch }
 
@@ -197,7 +230,7 @@ public final class TrainingLoop {
     }
 
     /// What is evaluated, saved and served.
-    private var served: FloatArena { average?.arena ?? weights }
+    var served: FloatArena { average?.arena ?? weights }
 
     /// Samples of one pass: a lane's share in `accumulate` parts, the last one smaller where it does not divide.
     static func partSize(_ spec: RunSpec) throws -> Int {
@@ -226,7 +259,9 @@ public final class TrainingLoop {
 
     private func runEpoch() throws {
         let start = ContinuousClock.now
-        while state.step < samples.stepsPerEpoch { try runStep() }
+        while state.step < samples.stepsPerEpoch {
+            if let islands { try runRound(islands) } else { try runStep() }
+        }
         let validation = try evaluate()
         let epoch = state.epoch
         let count = max(1, state.epochTotals[2])
@@ -269,8 +304,15 @@ public final class TrainingLoop {
 
     private func runStep() throws {
         let start = ContinuousClock.now
-        let (values, exchangeSeconds, laneSeconds) = try operate(sum: sum.mutableBuffer, gradients: true) {
-            try computeLanes($0)
+        let (values, exchangeSeconds, laneSeconds) = try operate(
+            sum: sum.mutableBuffer,
+            settles: state.step + 1 == samples.stepsPerEpoch,
+            contributions: { tree.contributions(of: $0, kernels: kernels, pool: pool) },
+            compute: { missing, _ in try computeLanes(missing, weights: weights, step: state.step) }
+        )
+        if treeLanes != exchange.lanes {
+            treeLanes = exchange.lanes
+            tree.keepOnly(treeLanes)
         }
         let loss = LaneTree.sum(values, width: Self.valueCount, column: 0)
         let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
@@ -319,23 +361,27 @@ public final class TrainingLoop {
     ///
     /// - Parameters:
     ///   - sum: `[N]`, or empty.
-    ///   - compute: the rows of the lanes that it is given, in order.
+    ///   - settles: nothing may be left behind.
+    ///   - contributions: what the lanes that are held give, summed into their subtrees.
+    ///   - compute: the rows of the lanes that it is given, in order; told whether the operation came to nothing before.
     /// - Returns: the rows of all lanes, the seconds in the exchange, and what all held lanes took together.
-    private func operate(
+    func operate(
         sum: UnsafeMutableBufferPointer<Float>,
-        gradients: Bool,
-        compute: ([Int]) throws -> [LaneResult]
+        settles: Bool = false,
+        contributions: (LaneSet) -> [Contribution],
+        compute: (_ missing: [Int], _ isRetry: Bool) throws -> [LaneResult]
     ) throws -> ([Double], Double, Double?) {
         let laneCount = record.spec.lanes
         var rows: [Int: LaneResult] = [:]
         var exchangeSeconds = 0.0
         var laneSeconds: Double?
+        var isRetry = false
         while true {
             if exchange.wantsState { try exchange.take(state: try makeCheckpoint()) }
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
             let begun = ContinuousClock.now
-            for (lane, result) in zip(missing, try compute(missing)) { rows[lane] = result }
+            for (lane, result) in zip(missing, try compute(missing, isRetry)) { rows[lane] = result }
             var values = [Double](repeating: 0, count: laneCount * Self.valueCount)
             for lane in held.lanes {
                 guard let row = rows[lane] else { continue }
@@ -343,25 +389,20 @@ public final class TrainingLoop {
                 values[lane * Self.valueCount + 1] = Double(row.correct)
                 values[lane * Self.valueCount + 2] = Double(row.count)
             }
-            let contributions =
-                gradients
-                ? tree.contributions(of: held, kernels: kernels, pool: pool)
-                : held.subtrees(laneCount: laneCount).map {
-                    Contribution(subtree: $0, values: UnsafeBufferPointer(start: nil, count: 0))
-                }
+            let given = contributions(held)
             laneSeconds = missing.count == held.count ? Self.seconds(since: begun) : nil
             let start = ContinuousClock.now
             let outcome = try exchange.exchange(
                 operation: state.operation,
-                contributions: contributions,
+                contributions: given,
                 laneValues: &values,
-                sum: sum
+                sum: sum,
+                settles: settles
             )
             exchangeSeconds += Self.seconds(since: start)
-            guard outcome == .committed else { continue }
-            if gradients, treeLanes != exchange.lanes {
-                treeLanes = exchange.lanes
-                tree.keepOnly(treeLanes)
+            guard outcome == .committed else {
+                isRetry = true
+                continue
             }
             // Looked at after the commit, when all members see the same rows and stop at the same place.
             for lane in 0..<laneCount where !values[lane * Self.valueCount].isFinite {
@@ -371,15 +412,15 @@ public final class TrainingLoop {
                     hint: "lower the learning rate, warm up longer or clip with clip_norm"
                 )
             }
-            state.operation += 1
+            state.operation += exchange.lastOperations
             return (values, exchangeSeconds, laneSeconds)
         }
     }
 
     /// Forward and backward of some lanes, side by side.
-    private func computeLanes(_ lanes: [Int]) throws -> [LaneResult] {
+    func computeLanes(_ lanes: [Int], weights: FloatArena, step: Int) throws -> [LaneResult] {
         let batches = try lanes.map { lane in
-            let indices = samples.microbatch(lane: lane, epoch: state.epoch, step: state.step)
+            let indices = samples.microbatch(lane: lane, epoch: state.epoch, step: step)
             guard indices.count <= record.spec.batch / record.spec.lanes else {
                 throw TrainingError(
                     .badData,
@@ -394,7 +435,12 @@ public final class TrainingLoop {
                 gradients[index].clear()
                 return LaneResult()
             }
-            return computeParts(of: batches[index], in: workspaces[thread], gradients[index])
+            return computeParts(
+                of: batches[index],
+                in: workspaces[thread],
+                gradients[index],
+                weights: weights
+            )
         }
     }
 
@@ -402,7 +448,8 @@ public final class TrainingLoop {
     private func computeParts(
         of batch: [Int],
         in workspace: Workspace,
-        _ gradient: FloatArena
+        _ gradient: FloatArena,
+        weights: FloatArena
     ) -> LaneResult {
         var result = LaneResult()
         for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
@@ -421,7 +468,7 @@ public final class TrainingLoop {
     }
 
     /// Runs `body` for each index on the pool and gives the results in order.
-    private func results(
+    func results(
         _ count: Int,
         _ body: (_ index: Int, _ thread: Int) -> LaneResult
     ) throws -> [LaneResult] {
@@ -439,7 +486,7 @@ public final class TrainingLoop {
     }
 
     /// Reads samples into a workspace; returns the first one whose label is out of range.
-    private func load(_ indices: ArraySlice<Int>, into workspace: Workspace) -> Int? {
+    func load(_ indices: ArraySlice<Int>, into workspace: Workspace) -> Int? {
         for (position, index) in indices.enumerated() {
             let label = samples.label(index)
             guard label >= 0, label < model.classCount else { return index }
@@ -455,127 +502,7 @@ public final class TrainingLoop {
         return nil
     }
 
-    // MARK: Evaluation
-
-    /// The loss and accuracy on the validation split; nil without one.
-    ///
-    /// Block b of 256 samples belongs to lane b mod L; blocks are summed in order within a lane, lanes along the tree.
-    private func evaluate() throws -> (loss: Double, accuracy: Double)? {
-        let indices = samples.validationIndices
-        let laneCount = record.spec.lanes
-        let blocks = (indices.count + Self.blockSize - 1) / Self.blockSize
-        let (values, _, _) = try operate(
-            sum: UnsafeMutableBufferPointer(start: nil, count: 0),
-            gradients: false
-        ) {
-            missing in
-            let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }
-            let evaluators = evaluators
-            let parts = try results(own.count) { index, thread in
-                let first = own[index] * Self.blockSize
-                let block = indices[first..<min(indices.count, first + Self.blockSize)]
-                if let bad = load(block, into: evaluators[thread]) { return LaneResult(badSample: bad) }
-                let (loss, correct) = evaluators[thread].evaluate(
-                    count: block.count,
-                    weights: served.pointer
-                )
-                return LaneResult(loss: loss, correct: correct, count: block.count)
-            }
-            var rows = [Int: LaneResult]()
-            for (block, part) in zip(own, parts) {
-                rows[block % laneCount, default: LaneResult()].add(part)
-            }
-            return missing.map { rows[$0] ?? LaneResult() }
-        }
-        let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
-        guard count > 0 else { return nil }
-        return (
-            LaneTree.sum(values, width: Self.valueCount, column: 0) / count,
-            LaneTree.sum(values, width: Self.valueCount, column: 1) / count
-        )
-    }
-
-    // MARK: Checkpoints
-
-    /// SHA-256 of the trained weights as they stand: equal on all members after each step, or a replica has drifted.
-    public func weightsDigest() -> Digest { Digest(of: UnsafeRawBufferPointer(weights.buffer)) }
-
-    /// Copies the state as it stands between two steps.
-    ///
-    /// - Throws: ``TrainingError`` `.diverged` when the model gives outputs that are not finite.
-    /// - Cost: a copy and a SHA-256 of the weights and the optimizer state, and one forward pass of 16 samples.
-    public func makeCheckpoint(report: EpochReport? = nil) throws -> Checkpoint {
-        let model = SafeTensors.write(model.tensors(served.pointer))
-        let trained = average == nil ? [] : self.model.tensors(weights.pointer, prefix: "weights.")
-        let optimizer = SafeTensors.write(
-            trained
-                + optimizer.state.flatMap {
-                    self.model.tensors($0.arena.pointer, prefix: $0.name + ".", statistics: false)
-                }
-        )
-        state.weights = Digest(of: model)
-        state.optimizer = Digest(of: optimizer)
-        return Checkpoint(
-            files: [
-                ("model.safetensors", model),
-                ("optimizer.safetensors", optimizer),
-                ("state.json", try CanonicalJSON.encode(state)),
-                ("model.json", try CanonicalJSON.encode(signature)),
-                ("golden.safetensors", try makeGolden()),
-            ],
-            weightsDigest: state.weights,
-            epoch: state.epoch - 1,
-            globalStep: state.globalStep,
-            report: report
-        )
-    }
-
-    /// The model's fixed examples: the first 16 of the validation split, or of the training split without one.
-    private func makeGolden() throws -> [UInt8] {
-        let split = samples.validationIndices.isEmpty ? samples.trainingIndices : samples.validationIndices
-        let indices = Array(split.prefix(16))
-        let size = signature.inputCount
-        let raw = FloatArena(count: indices.count * size)
-        for (position, index) in indices.enumerated() {
-            samples.read(
-                index,
-                into: UnsafeMutableBufferPointer(start: raw.pointer + position * size, count: size)
-            )
-        }
-        let workspace = Workspace(model: model, kernels: kernels, capacity: 16, trains: false)
-        _ = load(indices[...], into: workspace)
-        let logits = FloatMode.withDeterministicMode {
-            workspace.forward(count: indices.count, weights: served.pointer)
-        }
-        let count = indices.count * model.classCount
-        // The last update of a run has no later loss that would show it.
-        guard (0..<count).allSatisfy({ logits[$0].isFinite }) else {
-            throw TrainingError(
-                .diverged,
-                "the model's outputs are not finite numbers after \(state.globalStep) steps",
-                hint: "lower the learning rate, warm up longer or clip with clip_norm"
-            )
-        }
-        return SafeTensors.write([
-            SafeTensors.Tensor(
-                name: "inputs",
-                shape: [indices.count] + signature.inputShape,
-                floats: raw.buffer
-            ),
-            SafeTensors.Tensor(
-                name: "logits",
-                shape: [indices.count, model.classCount],
-                floats: UnsafeBufferPointer(start: logits, count: count)
-            ),
-            SafeTensors.Tensor(
-                name: "labels",
-                shape: [indices.count],
-                integers: indices.map { Int64(samples.label($0)) }
-            ),
-        ])
-    }
-
-    private static func seconds(since start: ContinuousClock.Instant) -> Double {
+    static func seconds(since start: ContinuousClock.Instant) -> Double {
         let parts = (ContinuousClock.now - start).components
         return Double(parts.seconds) + Double(parts.attoseconds) * 1e-18
     }

@@ -11,7 +11,7 @@ struct Preflight: CoordCommand {
 
             Each host computes the first two steps of the run alone, with the run's data and all of its lanes: the sums of
             the gradients must have the same bits everywhere. Then each host dials each other one; SPEED is what TO sends
-            to FROM. Hosts that cannot dial each other train over a relay. Ends with 1 when a host can't do the steps or
+            to FROM. Then comes what each way to exchange would cost on them. Hosts that cannot dial each other train over a relay. Ends with 1 when a host can't do the steps or
             computes something else.
             """
     )
@@ -37,6 +37,7 @@ struct Preflight: CoordCommand {
     func perform(_ console: Console) throws {
         let client = try common.connected(console)
         var rows = [["FROM", "TO", "ROUND TRIP", "SPEED", ""]]
+        var plan: ExchangeTable?
         var hosts = [["HOST", "SAMPLES/S", "GRADIENTS"]]
         let result = try client.ask(.preflight) { event in
             guard case .preflight(let finding) = event else { return }
@@ -60,6 +61,8 @@ struct Preflight: CoordCommand {
                 )
                 rows.append(Self.row(from, found))
                 console.progress("  \(from) → \(found.host)")
+            case .plan(let forecasts, let chosen, let reason):
+                plan = ExchangeTable(forecasts, chosen: chosen, reason: reason)
             }
         }
         if !console.isJSON {
@@ -67,6 +70,7 @@ struct Preflight: CoordCommand {
             console.table(hosts)
             console.table(rows)
         }
+        plan?.print(console)
         try Outcome.check(result)
     }
 

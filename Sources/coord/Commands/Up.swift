@@ -32,7 +32,7 @@ struct Up: CoordCommand {
     func perform(_ console: Console) throws {
         let file = try common.cluster()
         let workspace = try common.workspace()
-        PlanPrinter(file: file).print(console)
+        PlanPrinter(file: file, measured: Measured.read(workspace)?.planner(for: file)).print(console)
         if dryRun { return }
         let isTerminal = isatty(0) != 0
         guard yes || console.isJSON || !isTerminal || console.confirm("go ahead?") else {
@@ -137,7 +137,11 @@ struct Plan: CoordCommand {
     )
     @OptionGroup var common: CommonOptions
 
-    func perform(_ console: Console) throws { PlanPrinter(file: try common.cluster()).print(console) }
+    func perform(_ console: Console) throws {
+        let file = try common.cluster()
+        let measured = (try? common.workspace()).flatMap { Measured.read($0) }
+        PlanPrinter(file: file, measured: measured?.planner(for: file)).print(console)
+    }
 }
 
 /// The coordinator itself; `coord up` starts it.

@@ -1,0 +1,88 @@
+public import Basics
+internal import Tensors
+
+// What a run leaves behind, and what tells replicas that have drifted.
+extension TrainingLoop {
+    /// SHA-256 of the trained weights as they stand: equal on all members after each step, or a replica has drifted.
+    public func weightsDigest() -> Digest { Digest(of: UnsafeRawBufferPointer(weights.buffer)) }
+
+    /// Copies the state as it stands between two steps.
+    ///
+    /// - Throws: ``TrainingError`` `.diverged` when the model gives outputs that are not finite.
+    /// - Cost: a copy and a SHA-256 of the weights and the optimizer state, and one forward pass of 16 samples.
+    public func makeCheckpoint(report: EpochReport? = nil) throws -> Checkpoint {
+        let model = SafeTensors.write(model.tensors(served.pointer))
+        islands?.lend(to: self.optimizer)
+        let trained = average == nil ? [] : self.model.tensors(weights.pointer, prefix: "weights.")
+        let rules = (optimizer.state + (islands?.outerState ?? [])).flatMap {
+            self.model.tensors($0.arena.pointer, prefix: $0.name + ".", statistics: false)
+        }
+        let optimizer = SafeTensors.write(trained + rules + (lowRank?.tensors ?? []))
+        var state = state
+        if let pending = lowRank?.pendingValues {
+            // Half of a step is committed: who joins goes on from there.
+            state.pendingValues = pending
+            state.operation += 1
+        }
+        state.weights = Digest(of: model)
+        state.optimizer = Digest(of: optimizer)
+        return Checkpoint(
+            files: [
+                ("model.safetensors", model),
+                ("optimizer.safetensors", optimizer),
+                ("state.json", try CanonicalJSON.encode(state)),
+                ("model.json", try CanonicalJSON.encode(signature)),
+                ("golden.safetensors", try makeGolden()),
+            ],
+            weightsDigest: state.weights,
+            epoch: state.epoch - 1,
+            globalStep: state.globalStep,
+            report: report
+        )
+    }
+
+    /// The model's fixed examples: the first 16 of the validation split, or of the training split without one.
+    private func makeGolden() throws -> [UInt8] {
+        let split = samples.validationIndices.isEmpty ? samples.trainingIndices : samples.validationIndices
+        let indices = Array(split.prefix(16))
+        let size = signature.inputCount
+        let raw = FloatArena(count: indices.count * size)
+        for (position, index) in indices.enumerated() {
+            samples.read(
+                index,
+                into: UnsafeMutableBufferPointer(start: raw.pointer + position * size, count: size)
+            )
+        }
+        let workspace = Workspace(model: model, kernels: kernels, capacity: 16, trains: false)
+        _ = load(indices[...], into: workspace)
+        let logits = FloatMode.withDeterministicMode {
+            workspace.forward(count: indices.count, weights: served.pointer)
+        }
+        let count = indices.count * model.classCount
+        // The last update of a run has no later loss that would show it.
+        guard (0..<count).allSatisfy({ logits[$0].isFinite }) else {
+            throw TrainingError(
+                .diverged,
+                "the model's outputs are not finite numbers after \(state.globalStep) steps",
+                hint: "lower the learning rate, warm up longer or clip with clip_norm"
+            )
+        }
+        return SafeTensors.write([
+            SafeTensors.Tensor(
+                name: "inputs",
+                shape: [indices.count] + signature.inputShape,
+                floats: raw.buffer
+            ),
+            SafeTensors.Tensor(
+                name: "logits",
+                shape: [indices.count, model.classCount],
+                floats: UnsafeBufferPointer(start: logits, count: count)
+            ),
+            SafeTensors.Tensor(
+                name: "labels",
+                shape: [indices.count],
+                integers: indices.map { Int64(samples.label($0)) }
+            ),
+        ])
+    }
+}
