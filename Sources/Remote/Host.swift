@@ -51,9 +51,10 @@ public protocol Host: Sendable {
     ///   - command: shell text; what the login shell prints before it is dropped.
     ///   - input: its standard input.
     ///   - timeout: for the whole call, connecting included.
+    ///   - limit: the most that the command may print on each of its two outputs; unit: bytes.
     /// - Returns: how it ended and what it printed; a non-zero exit is a result.
-    /// - Throws: ``RemoteError``; `.tooMuchOutput` above ``CommandLimits/output``.
-    func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult
+    /// - Throws: ``RemoteError``; `.tooMuchOutput` above `limit`.
+    func run(_ command: String, input: [UInt8], timeout: Duration, limit: Int) throws -> CommandResult
 
     /// Starts a command and gives a socket that is its standard input and output.
     ///
@@ -86,23 +87,6 @@ public protocol Host: Sendable {
         onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
     ) throws -> [Int32]
 
-    /// Sends a file and checks on the other side, by SHA-256, that it arrived; readers see all of the old or new.
-    ///
-    /// - Parameters:
-    ///   - path: the file here.
-    ///   - remotePath: where it goes; folders above are made. `~/` at the start is the user's home.
-    ///   - mode: permission bits there.
-    ///   - progress: called with the bytes sent so far, after each block.
-    /// - Returns: the digest of what was sent.
-    /// - Throws: ``RemoteError``, `FileError` for the file here.
-    @discardableResult
-    func upload(
-        _ path: String,
-        to remotePath: String,
-        mode: UInt32,
-        progress: (@Sendable (ByteCount) -> Void)?
-    ) throws -> Digest
-
     /// Ends all connections; streams end, calls that wait fail.
     func close()
 }
@@ -113,6 +97,11 @@ extension Host {
         try run(command, input: input, timeout: .seconds(60))
     }
 
+    /// Runs a command that prints at most ``CommandLimits/output``.
+    public func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult {
+        try run(command, input: input, timeout: timeout, limit: CommandLimits.output)
+    }
+
     /// Starts a command and gives a socket that is its standard input and output.
     public func openStream(_ command: String) throws -> Int32 { try openStream(command, onEnd: nil) }
 
@@ -120,16 +109,10 @@ extension Host {
     public func openStreams(_ command: String, count: Int, connections: Int = 1) throws -> [Int32] {
         try openStreams(command, count: count, connections: connections, onEnd: nil)
     }
-
-    /// Sends a file and checks that it arrived.
-    @discardableResult
-    public func upload(_ path: String, to remotePath: String, mode: UInt32 = 0o644) throws -> Digest {
-        try upload(path, to: remotePath, mode: mode, progress: nil)
-    }
 }
 
-/// Limits of ``Host/run(_:input:timeout:)``.
+/// Limits of commands.
 public enum CommandLimits {
-    /// The most that a command may print on each of its two outputs; unit: bytes.
+    /// What a command may print where nobody says otherwise, on each of its two outputs; unit: bytes.
     public static let output = 64 << 20
 }

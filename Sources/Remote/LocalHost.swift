@@ -1,4 +1,4 @@
-public import Basics
+internal import Basics
 internal import Glibc
 internal import Synchronization
 
@@ -24,8 +24,13 @@ public final class LocalHost: Host {
 
     deinit { close() }
 
-    /// Runs a command to its end; see ``Host/run(_:input:timeout:)``.
-    public func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult {
+    /// Runs a command to its end; see ``Host/run(_:input:timeout:limit:)``.
+    public func run(
+        _ command: String,
+        input: [UInt8],
+        timeout: Duration,
+        limit: Int
+    ) throws -> CommandResult {
         let deadline = Deadline(after: timeout)
         var inPipe = try Pipe(name)
         var outPipe = try Pipe(name)
@@ -62,7 +67,7 @@ public final class LocalHost: Host {
                     inPipe.closeWriting()
                 }
             }
-            let isTooMuch = max(output.count, errors.count) > CommandLimits.output
+            let isTooMuch = max(output.count, errors.count) > limit
             guard !isTooMuch, !deadline.hasPassed else {
                 kill(-child.pid, SIGKILL)
                 _ = end(child)
@@ -71,7 +76,7 @@ public final class LocalHost: Host {
                     phase: .command,
                     code: isTooMuch ? .tooMuchOutput : .timedOut,
                     message: isTooMuch
-                        ? "a command on \(name) printed more than \(ByteCount(CommandLimits.output))"
+                        ? "a command on \(name) printed more than \(ByteCount(limit))"
                         : "a command on \(name) took too long"
                 )
             }
@@ -129,34 +134,6 @@ public final class LocalHost: Host {
             throw error
         }
         return streams
-    }
-
-    /// Copies a file; see ``Host/upload(_:to:mode:progress:)``.
-    @discardableResult
-    public func upload(
-        _ path: String,
-        to remotePath: String,
-        mode: UInt32,
-        progress: (@Sendable (ByteCount) -> Void)?
-    ) throws -> Digest {
-        let target = SSHTokens.home(remotePath)
-        let bytes = try Files.read(path)
-        let digest = Digest(of: bytes)
-        try Files.createDirectory(Files.parent(target))
-        try Files.writeAtomically(bytes, to: target, mode: mode)
-        // The process's umask may have taken bits away.
-        try Files.setMode(target, mode)
-        guard Digest(of: try Files.read(target)) == digest else {
-            throw RemoteError(
-                host: name,
-                phase: .upload,
-                code: .digestMismatch,
-                message: "\(target) is not what was copied from \(path)",
-                hint: "check the disk"
-            )
-        }
-        progress?(ByteCount(bytes.count))
-        return digest
     }
 
     /// Ends all commands; see ``Host/close()``.

@@ -33,17 +33,17 @@ extension SSHSession {
     /// - Parameters:
     ///   - open: when the command must have started.
     ///   - deadline: when all must be over.
-    ///   - stall: when set, the deadline moves that far ahead whenever bytes move.
+    ///   - limit: the most that it may print on each of its two outputs; unit: bytes.
     ///   - started: called when the command runs; from then on it must not be tried again.
     func run(
         _ command: String,
         input: CommandInput,
         open: Deadline,
         deadline: Deadline,
-        stall: Duration? = nil,
+        limit: Int = CommandLimits.output,
         started: () -> Void = {}
     ) throws -> CommandResult {
-        let phase: RemoteError.Phase = stall == nil ? .command : .upload
+        let phase = RemoteError.Phase.command
         let mark = "coord-" + Digest.hex(Sealing.randomBytes(8))
         let channel = try SSHChannel(
             self,
@@ -53,7 +53,6 @@ extension SSHSession {
         started()
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: SSHChannel.window, alignment: 16)
         defer { buffer.deallocate() }
-        var deadline = deadline
         var output: [UInt8] = []
         var errors: [UInt8] = []
         var pending: [UInt8] = []
@@ -66,13 +65,12 @@ extension SSHSession {
             let fromErrors = channel.read(into: buffer, errors: true)
             if fromErrors > 0 { errors += buffer[..<fromErrors] }
             moved += fromOutput + fromErrors
-            guard output.count <= CommandLimits.output, errors.count <= CommandLimits.output else {
+            guard output.count <= limit, errors.count <= limit else {
                 throw RemoteError(
                     host: endpoint.host,
                     phase: phase,
                     code: .tooMuchOutput,
-                    message:
-                        "a command on \(endpoint.name) printed more than \(ByteCount(CommandLimits.output))"
+                    message: "a command on \(endpoint.name) printed more than \(ByteCount(limit))"
                 )
             }
             if wantsInput, sent == pending.count {
@@ -93,7 +91,6 @@ extension SSHSession {
                 moved += taken ?? 0
             }
             if moved > 0 {
-                if let stall { deadline = Deadline(after: stall) }
                 if deadline.hasPassed { throw late(channel, phase) }
                 continue
             }

@@ -45,6 +45,26 @@ public struct SSHEndpoint: Sendable, Hashable {
     }
 }
 
+/// How we come to a host, by the ssh configuration.
+public struct SSHPlace: Sendable, Equatable {
+    /// Its address or name, as it is dialled in the end.
+    public var address: String
+    /// Its port there.
+    public var port: UInt16
+    /// False when a jump or a command carries us: others may not come there by this address.
+    public var isDirect: Bool
+    /// The host's keys that are trusted.
+    public var keys: [HostKey]
+
+    /// All fields.
+    public init(address: String, port: UInt16, isDirect: Bool, keys: [HostKey]) {
+        self.address = address
+        self.port = port
+        self.isDirect = isDirect
+        self.keys = keys
+    }
+}
+
 /// What to do about a host whose key was never seen.
 public enum HostKeyPolicy: Sendable {
     /// Refuse it.

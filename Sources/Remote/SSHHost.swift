@@ -7,8 +7,8 @@ internal import Synchronization
 /// A machine that answers SSH.
 ///
 /// Each connection has a thread that owns it. A stream of ``openStream(_:onEnd:)`` has a connection of its own; those of
-/// ``openStreams(_:count:connections:onEnd:)`` share as many as were asked for; `run` and `upload` take an idle connection
-/// or make one. So nothing waits for anything else (a full stream cannot hold up a command), a stream that dies takes
+/// ``openStreams(_:count:connections:onEnd:)`` share as many as were asked for; `run` takes an idle connection
+/// or makes one. So nothing waits for anything else (a full stream cannot hold up a command), a stream that dies takes
 /// only itself along, several streams use several cores for their ciphers, and `MaxSessions 1` is enough. The price is a handshake
 /// for each stream, 30 ms and a few round trips.
 public final class SSHHost: Host {
@@ -75,10 +75,15 @@ public final class SSHHost: Host {
 
     deinit { close() }
 
-    /// Runs a command to its end; see ``Host/run(_:input:timeout:)``.
-    public func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult {
+    /// Runs a command to its end; see ``Host/run(_:input:timeout:limit:)``.
+    public func run(
+        _ command: String,
+        input: [UInt8],
+        timeout: Duration,
+        limit: Int
+    ) throws -> CommandResult {
         var rest = input
-        return try exchange(command, deadline: Deadline(after: timeout)) { buffer in
+        return try exchange(command, deadline: Deadline(after: timeout), limit: limit) { buffer in
             swap(&buffer, &rest)
             rest = []
         }
@@ -231,6 +236,26 @@ public final class SSHHost: Host {
         try connector.check(route, deadline: Deadline(after: timeouts.total))
     }
 
+    /// How we come to a host, by the ssh configuration.
+    ///
+    /// - Throws: ``RemoteError`` when `~/.ssh/config` can't be read; `FileError`.
+    /// - Cost: one `ssh -G` a station.
+    public static func place(of endpoint: SSHEndpoint) throws -> SSHPlace {
+        let route = try SSHRoute.resolve(endpoint)
+        let target = route.target
+        var keys = try HostKeys.list(endpoint.knownHosts).keys(for: target.knownAs)
+        if let pinned = endpoint.hostKeyFingerprint.flatMap({ HostKeyPin($0).key }) { keys = [pinned] }
+        for file in target.knownHostsElsewhere where keys.isEmpty {
+            keys = ((try? HostKeys.list(file)) ?? KnownHosts(text: "")).keys(for: target.knownAs)
+        }
+        return SSHPlace(
+            address: target.address,
+            port: target.port,
+            isDirect: route.stations.count == 1 && target.proxyCommand == nil,
+            keys: keys
+        )
+    }
+
     /// How an endpoint is called in its file of known hosts.
     ///
     /// - Throws: ``RemoteError`` when `~/.ssh/config` can't be read.
@@ -244,7 +269,7 @@ public final class SSHHost: Host {
     func exchange(
         _ command: String,
         deadline: Deadline,
-        stall: Duration? = nil,
+        limit: Int,
         input: CommandInput
     ) throws -> CommandResult {
         while true {
@@ -257,7 +282,7 @@ public final class SSHHost: Host {
                     input: input,
                     open: deadline.limited(to: timeouts.open),
                     deadline: deadline,
-                    stall: stall,
+                    limit: limit,
                     started: { hasStarted = true }
                 )
                 release(session, isReusable: true)

@@ -35,6 +35,57 @@ import Testing
         #expect(facts(["clock\t"]).clockAhead == nil)
     }
 
+    @Test(arguments: ["nfs", "nfs4", "smb2", "ceph", "fuse.sshfs"])
+    func aFolderOnTheNetworkIsNamedWithTheRemedy(_ kind: String) {
+        let facts = facts(["filesystem\t\(kind)"])
+        #expect(facts.remarks.count == 1)
+        #expect(
+            facts.remarks.first?.contains("on \(kind)") == true
+                && facts.remarks.first?.contains("set dir:") == true
+        )
+        #expect(
+            facts.obstacle(host: "h", root: "/x")?.message.contains(kind) != true,
+            "it works all the same"
+        )
+    }
+
+    @Test(arguments: ["ext2/ext3", "tmpfs", "xfs", "overlayfs", "UNKNOWN (0x1)", ""])
+    func aFolderOnADiskIsNoRemark(_ kind: String) { #expect(facts(["filesystem\t\(kind)"]).remarks.isEmpty) }
+
+    @Test func aMachineThatPrintsForEverIsGivenUp() throws {
+        let error = #expect(throws: RemoteError.self) {
+            try HostFacts.ask(
+                "while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done",
+                on: LocalHost()
+            )
+        }
+        #expect(error?.code == .tooMuchOutput)
+        let late = #expect(throws: RemoteError.self) {
+            try HostFacts.ask("exec sleep 60", on: LocalHost(), timeout: .milliseconds(200))
+        }
+        #expect(late?.code == .timedOut)
+    }
+
+    @Test func othersComeToAHubByWhatMeansSomethingToThem() throws {
+        let route = try #require(facts(["route\t10.0.0.9 50000 192.168.1.5 2222"]).route)
+        func hub(_ address: String, _ port: UInt16, isDirect: Bool) -> String {
+            let place = SSHPlace(address: address, port: port, isDirect: isDirect, keys: [])
+            let hub = RouteSurvey.Hub(place, seen: route)
+            return "\(hub.address):\(hub.port)"
+        }
+        #expect(
+            hub("203.0.113.7", 40022, isDirect: true) == "203.0.113.7:40022",
+            "the port of ~/.ssh/config counts"
+        )
+        #expect(hub("box.lan", 40022, isDirect: true) == "192.168.1.5:2222")
+        #expect(hub("10.1.1.1", 22, isDirect: false) == "192.168.1.5:2222", "behind a jump")
+        let old = HostFacts.Route(client: "1.2.3.4", host: "192.168.1.5", port: nil)
+        #expect(
+            RouteSurvey.Hub(SSHPlace(address: "box", port: 40, isDirect: true, keys: []), seen: old).port
+                == 40
+        )
+    }
+
     @Test func noiseAndLiesAreLeftOut() {
         let facts = facts([
             "Welcome to the machine!", "memory\t99999999999999999999", "cores\t-3", "free\t/dev/x what",

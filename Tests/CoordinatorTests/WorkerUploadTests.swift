@@ -1,5 +1,6 @@
 import Basics
 import CoordTesting
+import Glibc
 import Remote
 import Synchronization
 import Testing
@@ -54,6 +55,54 @@ import Testing
         }
     }
 
+    @Test func whatAShellCouldTripOverArrivesExecutable() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, bytes) = try makeWorker(folder, size: 3_333_333)
+            let program = folder + "/new folder/it's $HOME `x` \\ \"q\""
+            try WorkerUpload(host: LocalHost(), worker: worker, program: program).run { _ in }
+            #expect(try Files.read(program) == bytes)
+            var info = stat()
+            #expect(stat(program, &info) == 0)
+            #expect(info.st_mode & 0o7777 == 0o755)
+            #expect(try Files.list(Files.parent(program)).count == 1, "no temporary file is left")
+        }
+    }
+
+    @Test func whatIsInTheWayIsNamedAndStays() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, _) = try makeWorker(folder, size: 100)
+            func refused(_ program: String) -> CoordinatorError? {
+                #expect(throws: CoordinatorError.self) {
+                    try WorkerUpload(host: LocalHost(), worker: worker, program: program).run { _ in }
+                }
+            }
+            // A folder in the program's place, and a file in that of the folder above it.
+            try Files.createDirectory(folder + "/bin/coord-worker")
+            let first = refused(folder + "/bin/coord-worker")
+            #expect(first?.message.contains("the target is a folder") == true)
+            #expect(first?.exitCode == .cannotWrite)
+            #expect(try Files.list(folder + "/bin") == ["coord-worker"])
+            try Files.writeAtomically("file", to: folder + "/blocked")
+            #expect(refused(folder + "/blocked/x/coord-worker")?.exitCode == .cannotWrite)
+            #expect(try Files.readText(folder + "/blocked") == "file")
+        }
+    }
+
+    @Test func linksInTheWayAreReplacedNotFollowed() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, bytes) = try makeWorker(folder, size: 100)
+            try Files.writeAtomically("victim", to: folder + "/victim")
+            for link in ["coord-worker", "coord-worker.part"] {
+                #expect(symlink(folder + "/victim", folder + "/" + link) == 0)
+            }
+            try WorkerUpload(host: LocalHost(), worker: worker, program: folder + "/coord-worker").run { _ in
+            }
+            #expect(try Files.readText(folder + "/victim") == "victim")
+            #expect(try Files.read(folder + "/coord-worker") == bytes)
+            #expect(Files.kind(folder + "/coord-worker.part") == nil)
+        }
+    }
+
     @Test func aHostThatStaysAwayIsAnErrorAfterAFewTries() throws {
         try withTemporaryDirectory { folder in
             let (worker, _) = try makeWorker(folder, size: 100)
@@ -95,7 +144,12 @@ private final class CutHost: Remote.Host {
 
     init(after places: [Int]) { state = Mutex(State(places: places)) }
 
-    func run(_ command: String, input: [UInt8], timeout: Duration) throws -> CommandResult {
+    func run(
+        _ command: String,
+        input: [UInt8],
+        timeout: Duration,
+        limit: Int
+    ) throws -> CommandResult {
         let (count, isCut) = state.withLock { state -> (Int, Bool) in
             if let place = state.places.first, place <= state.since + input.count,
                 !input.isEmpty || place == 0
@@ -111,7 +165,7 @@ private final class CutHost: Remote.Host {
             state.arrived += input.count
             return (input.count, false)
         }
-        let result = try inner.run(command, input: Array(input[..<count]), timeout: timeout)
+        let result = try inner.run(command, input: Array(input[..<count]), timeout: timeout, limit: limit)
         if isCut {
             throw RemoteError(
                 host: name,
@@ -134,15 +188,6 @@ private final class CutHost: Remote.Host {
         onEnd: (@Sendable (_ index: Int, _ end: StreamEnd) -> Void)?
     ) throws -> [Int32] {
         try inner.openStreams(command, count: count, connections: connections, onEnd: onEnd)
-    }
-
-    func upload(
-        _ path: String,
-        to remotePath: String,
-        mode: UInt32,
-        progress: (@Sendable (ByteCount) -> Void)?
-    ) throws -> Digest {
-        try inner.upload(path, to: remotePath, mode: mode, progress: progress)
     }
 
     func close() { inner.close() }

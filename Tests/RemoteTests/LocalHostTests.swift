@@ -65,15 +65,4 @@ struct LocalHostTests {
         #expect(readAll(stream).count == 0)
         #expect(throws: RemoteError.self) { try host.run("true") }
     }
-
-    @Test func uploadIsACopyWithItsMode() throws {
-        let folder = try Files.makeTemporaryDirectory(prefix: "coord-local")
-        defer { try? Files.remove(folder) }
-        try Files.writeAtomically("text", to: "\(folder)/a")
-        #expect(try host.upload("\(folder)/a", to: "\(folder)/b/c", mode: 0o711) == Digest(of: "text"))
-        #expect(try Files.readText("\(folder)/b/c") == "text")
-        var info = stat()
-        #expect(stat("\(folder)/b/c", &info) == 0)
-        #expect(info.st_mode & 0o777 == 0o711)
-    }
 }

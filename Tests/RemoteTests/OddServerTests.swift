@@ -209,7 +209,7 @@ struct OddServerTests {
         let input = Array("it's $HOME `x` \\ \"q\"\n".utf8)
         let result = try host.run("cat; printf '%s\\n' \(ShellQuoting.quote("a\\'b $x"))", input: input)
         #expect(result.text == String(decoding: input, as: UTF8.self) + "a\\'b $x")
-        try server.checkUpload(host)
+        try checkLargeInput(host)
     }
 
     @Test func chattyLoginShellDoesNotDisturbAStreamsOwnBytes() throws {

@@ -203,7 +203,7 @@ struct SSHConnectionTests {
         for station in [first, second, server] { #expect(station.log.contains("Accepted publickey")) }
         let known = try HostKeys.list("\(server.directory)/known_hosts").lines.map(\.key)
         #expect(known == [try first.hostKey(), try second.hostKey(), try server.hostKey()])
-        try server.checkUpload(host)
+        try checkLargeInput(host)
 
         let end = Mutex<StreamEnd?>(nil)
         let threads = Workers()

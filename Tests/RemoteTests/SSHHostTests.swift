@@ -205,7 +205,7 @@ struct SSHHostTests {
             result
                 == CommandResult(exit: .exited(5), output: Array("out\n".utf8), errors: Array("err\n".utf8))
         )
-        try server.checkUpload(host)
+        try checkLargeInput(host)
     }
 
     @Test func oneSessionPerConnectionAndNoForwardingAreEnough() throws {
@@ -226,42 +226,6 @@ struct SSHHostTests {
             #expect(answer == Array("ping".utf8))
         }
         #expect(try host.run("echo three").text == "three")
-    }
-
-    @Test func uploadArrivesVerifiedWithItsMode() throws {
-        try server.checkUpload(host)
-    }
-
-    @Test func failedUploadLeavesTheOldFileAndNoOther() throws {
-        let folder = "\(server.directory)/deep er"
-        try Files.createDirectory(folder)
-        try Files.writeAtomically("old", to: "\(folder)/target")
-        let shared = "\(server.directory)/blocked"
-        try Files.writeAtomically("file", to: shared)
-        let source = "\(server.directory)/source"
-        try Files.writeAtomically("new", to: source)
-        let error = #expect(throws: RemoteError.self) { try host.upload(source, to: "\(shared)/x/y") }
-        #expect(error?.phase == .upload)
-        #expect(error?.exitCode == .cannotWrite)
-        let second = #expect(throws: RemoteError.self) { try host.upload(source, to: folder) }
-        #expect(second?.message.contains("the target is a folder") == true)
-        #expect(try Files.list(folder) == ["target"])
-        #expect(try Files.readText("\(folder)/target") == "old")
-        #expect(throws: FileError.self) {
-            try host.upload("\(server.directory)/none", to: "\(folder)/target")
-        }
-    }
-
-    @Test func linkInTheWayIsReplacedNotFollowed() throws {
-        let victim = "\(server.directory)/victim"
-        let link = "\(server.directory)/link"
-        try Files.writeAtomically("victim", to: victim)
-        #expect(symlink(victim, link) == 0)
-        let source = "\(server.directory)/source"
-        try Files.writeAtomically("new", to: source)
-        try host.upload(source, to: link)
-        #expect(try Files.readText(victim) == "victim")
-        #expect(try Files.readText(link) == "new")
     }
 
     @Test func descriptorsAreGivenBack() throws {

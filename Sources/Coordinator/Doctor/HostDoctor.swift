@@ -68,7 +68,7 @@ public struct HostDoctor: Sendable {
         let handshake = (ContinuousClock.now - begin) / .milliseconds(1)
         let sent = Machine.unixTime
         let command = HostFacts.quickCommand(root: ShellQuoting.path(root), cluster: workspace.clusterID)
-        let result = try host.run(command)
+        let result = try HostFacts.ask(command, on: host)
         let end = Machine.unixTime
         findings.add(
             "connection",
@@ -79,7 +79,7 @@ public struct HostDoctor: Sendable {
         var facts = HostFacts()
         facts.take(result.text, begin: sent, end: end)
         let slow = HostFacts.slowCommand(python: ShellQuoting.path(spec.python ?? "python3"))
-        if let more = try? host.run(slow, input: [], timeout: .seconds(20)) {
+        if let more = try? HostFacts.ask(slow, on: host) {
             facts.take(more.text, begin: 0, end: 0)
         }
         return facts
@@ -105,10 +105,12 @@ public struct HostDoctor: Sendable {
         let isTight = facts.freeSpace < 1 << 30
         findings.add(
             "folder",
-            isTight ? .warning : .ok,
+            isTight || facts.isOnNetwork ? .warning : .ok,
             "\(root), \(ByteCount(facts.freeSpace)) free"
                 + (facts.fileSystem.isEmpty ? "" : ", \(facts.fileSystem)"),
-            remedy: isTight ? "make room, or set dir: to a larger disk" : nil
+            remedy: facts.isOnNetwork
+                ? "set dir: to a disk of the host's own: over a network locks are unsure, and hosts with one home meet there"
+                : isTight ? "make room, or set dir: to a larger disk" : nil
         )
         clock(facts, &findings)
         findings.add("cores", "\(facts.cores) cores, \(ByteCount(facts.memory)) memory")

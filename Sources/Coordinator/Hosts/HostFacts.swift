@@ -1,4 +1,5 @@
 internal import Basics
+internal import Remote
 
 /// What a look at a host's machine found, before anything of ours is there.
 struct HostFacts: Codable, Hashable, Sendable {
@@ -53,6 +54,8 @@ struct HostFacts: Codable, Hashable, Sendable {
         var client: String
         /// Where we arrive.
         var host: String
+        /// The port of its sshd, as it is there; nil when it was not told.
+        var port: UInt16?
     }
 
     /// The triple of the worker that runs there.
@@ -62,6 +65,20 @@ struct HostFacts: Codable, Hashable, Sendable {
 // MARK: The questions
 
 extension HostFacts {
+    /// More than any honest machine prints; unit: bytes.
+    static let outputLimit = 256 << 10
+
+    /// Runs a question: a host that is up answers in a second, one that hangs or prints for ever is given up.
+    ///
+    /// - Throws: `RemoteError`.
+    static func ask(
+        _ command: String,
+        on host: any Host,
+        timeout: Duration = .seconds(20)
+    ) throws -> CommandResult {
+        try host.run(command, input: [], timeout: timeout, limit: outputLimit)
+    }
+
     /// Asks what can be told at once, as one POSIX shell command that prints `word<TAB>value` lines.
     ///
     /// - Parameter root: the agent's folder as a shell word; it is made, mode 0700.
@@ -138,7 +155,9 @@ extension HostFacts {
             case "user": user = value
             case "route":
                 let words = value.split(separator: " ").map(String.init)
-                if words.count == 4 { route = Route(client: words[0], host: words[2]) }
+                if words.count == 4 {
+                    route = Route(client: words[0], host: words[2], port: UInt16(words[3]))
+                }
             case "cores": cores = max(cores, Int(value) ?? 0)
             case "quota":
                 let words = value.split(separator: " ").compactMap { Double($0) }
@@ -198,6 +217,16 @@ extension HostFacts {
         )
     }
 
+    /// True for a folder on another machine's disk, by the words of `stat -f`.
+    var isOnNetwork: Bool {
+        let kinds: Set = [
+            "nfs", "nfs4", "cifs", "smb", "smb2", "afs", "coda", "ceph", "lustre", "gpfs", "panfs", "v9fs",
+            "9p",
+            "fuse.sshfs", "beegfs", "acfs", "gfs/gfs2",
+        ]
+        return kinds.contains(fileSystem)
+    }
+
     /// What people should know, in one line each; nothing of it keeps the host from working.
     var remarks: [String] {
         var remarks: [String] = []
@@ -206,6 +235,13 @@ extension HostFacts {
             remarks.append("its clock is \(seconds) s \(ahead > 0 ? "ahead of" : "behind") ours")
         }
         if freeSpace > 0, freeSpace < 1 << 30 { remarks.append("only \(ByteCount(freeSpace)) free") }
+        if isOnNetwork {
+            // The agent's lock, its socket and the chunks' renames are sure on a disk of the host's own alone.
+            remarks.append(
+                "its folder is on \(fileSystem), where locks are unsure and hosts that share it meet; "
+                    + "set dir: to a local disk"
+            )
+        }
         if let gpu = gpus?.first {
             let count = gpus?.count ?? 1
             remarks.append(

@@ -87,10 +87,12 @@ extension HostSession {
         _ host: any Host,
         _ enter: (HostPhase, String) -> Void
     ) throws -> HostFacts? {
+        // The first command makes the connection, which may take its time; what is asked then may not.
+        _ = try host.run(":", input: [], timeout: .seconds(60), limit: HostFacts.outputLimit)
+        enter(.probe, "")
         let command = HostFacts.quickCommand(root: shell(remoteRoot), cluster: workspace.clusterID)
         let begin = Machine.unixTime
-        let result = try host.run(command)
-        enter(.probe, "")
+        let result = try HostFacts.ask(command, on: host)
         // A key that is restricted to the bridge runs it whatever is asked.
         if result.text.contains(bridgeSentinel.dropLast()) { return nil }
         var facts = HostFacts()
@@ -150,7 +152,7 @@ extension HostSession {
             var facts = seen
             let command = HostFacts.slowCommand(python: shell(spec.python ?? "python3"))
             // A host that does not answer this in time works all the same.
-            guard let result = try? host.run(command, input: [], timeout: .seconds(20)) else { return }
+            guard let result = try? HostFacts.ask(command, on: host) else { return }
             facts.take(result.text, begin: 0, end: 0)
             state.withLock { $0.facts = facts }
             post(name, .facts(facts))

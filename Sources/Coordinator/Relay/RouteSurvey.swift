@@ -18,10 +18,22 @@ struct RouteSurvey: Sendable {
     }
 
     /// What others need to log in on a host.
-    struct Hub: Sendable {
+    struct Hub: Sendable, Equatable {
         var address: String
         var port: UInt16
         var hostKeys: [HostKey]
+
+        /// Where others come in: as we do when that is by a number and over nothing else; otherwise at the address and the
+        /// port by which the host knows itself, for a name or a jump of our configuration means nothing to them.
+        init(_ place: SSHPlace, seen route: HostFacts.Route) {
+            let isNumber = place.address.utf8.allSatisfy {
+                $0 == UInt8(ascii: ".") || (0x30...0x39).contains($0)
+            }
+            let isOurs = place.isDirect && isNumber
+            address = isOurs ? place.address : route.host
+            port = isOurs ? place.port : route.port ?? place.port
+            hostKeys = place.keys
+        }
     }
 
     let places: [String: Place]

@@ -25,22 +25,31 @@ extension Coordinator {
         guard let active else { return }
         guard let hub = madeHub() else { return feed(.routed([], here: [])) }
         let addresses = peerAddresses()
-        var places: [String: RouteSurvey.Place] = [:]
-        for name in names {
-            guard let session = hosts[name]?.session else { continue }
-            places[name] = RouteSurvey.Place(
-                session: session,
-                address: addresses[name] ?? "127.0.0.1",
-                hub: login(of: name)
-            )
+        let sessions = names.compactMap { hosts[$0]?.session }
+        let keys = HubKeys(run: active.id, attempt: active.attempt, cluster: workspace.clusterID)
+        let find: @Sendable () -> [FoundRoute] = {
+            var places: [String: RouteSurvey.Place] = [:]
+            var problems: [String] = []
+            for session in sessions {
+                var place = RouteSurvey.Place(
+                    session: session,
+                    address: addresses[session.name] ?? "127.0.0.1"
+                )
+                do {
+                    place.hub = try Self.login(of: session)
+                } catch {
+                    problems.append(session.explained(error).message)
+                }
+                places[session.name] = place
+            }
+            var found = RouteSurvey(places: places, new: new, hub: hub, keys: keys).run()
+            // Who waits for this machine would like to know why no host stands in for it.
+            for index in found.indices where found[index].route.needsCoordinator && !problems.isEmpty {
+                found[index].reason += "; " + problems.sorted().joined(separator: "; ")
+            }
+            return found
         }
-        let survey = RouteSurvey(
-            places: places,
-            new: new,
-            hub: hub,
-            keys: HubKeys(run: active.id, attempt: active.attempt, cluster: workspace.clusterID)
-        )
-        away("routes", { survey.run() }) { [id = active.id, attempt = active.attempt] coordinator, result in
+        away("routes", find) { [id = active.id, attempt = active.attempt] coordinator, result in
             guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else { return }
             coordinator.found((try? result.get()) ?? [], new: new)
         }
@@ -63,22 +72,19 @@ extension Coordinator {
         keepRelays()
     }
 
-    /// Where other hosts log in on this one: as we do, if that is by a number, else at the address by which it knows itself.
-    private func login(of name: String) -> RouteSurvey.Hub? {
-        guard let entry = hosts[name], let endpoint = entry.session.endpoint, let route = entry.session.route,
-            let keys = try? HostKeys.list(workspace.knownHosts)
-        else { return nil }
-        let isNumber = endpoint.address.utf8.allSatisfy {
-            $0 == UInt8(ascii: ".") || (0x30...0x39).contains($0)
+    /// Where other hosts log in on this one, or why they can't.
+    ///
+    /// - Throws: ``CoordinatorError`` that says why it is no hub; nil = it could never be.
+    private static func login(of session: HostSession) throws -> RouteSurvey.Hub? {
+        guard let endpoint = session.endpoint, let route = session.route else { return nil }
+        let place = try SSHHost.place(of: endpoint)
+        guard !place.keys.isEmpty else {
+            throw CoordinatorError(
+                "\(session.name) is no hub for them: of its key only a fingerprint is known here, which their ssh can't check; "
+                    + "coord keys trust \(session.name) pins all of it"
+            )
         }
-        guard let knownAs = try? SSHHost.knownHostsName(endpoint) else { return nil }
-        let known = keys.keys(for: knownAs)
-        guard !known.isEmpty else { return nil }
-        return RouteSurvey.Hub(
-            address: isNumber ? endpoint.address : route.host,
-            port: endpoint.port ?? 22,
-            hostKeys: known
-        )
+        return RouteSurvey.Hub(place, seen: route)
     }
 
     /// Hosts of the run that reach another one only over this machine.
