@@ -81,24 +81,31 @@ enum PushSuite {
         let share = ChunkShare(tree)
         let results = Mutex<(onTheLine: Int64, failure: String?)>((0, nil))
         let ends = Mutex<[Double]>([])
-        DispatchQueue.concurrentPerform(iterations: options.hosts.count) { number in
-            let ssh = connection(number, options)
-            let link = link(ssh, options.hosts[number].root)
-            do {
-                let state = try ChunkTransfer.push(
-                    tree,
-                    bases: bases,
-                    to: link,
-                    shared: options.hosts.count > 1 ? share : nil
-                )
-                results.withLock { $0.onTheLine += state.onTheLine }
-            } catch {
-                results.withLock { $0.failure = "\(error)" }
+        let all = DispatchGroup()
+        // A thread a host, as the coordinator has: there are more hosts than cores.
+        for (number, host) in options.hosts.enumerated() {
+            all.enter()
+            OSThread.start(name: "host-\(number)") { [options] in
+                defer { all.leave() }
+                let ssh = connection(number, options)
+                let link = link(ssh, host.root)
+                do {
+                    let state = try ChunkTransfer.push(
+                        tree,
+                        bases: bases,
+                        to: link,
+                        shared: options.hosts.count > 1 ? share : nil
+                    )
+                    results.withLock { $0.onTheLine += state.onTheLine }
+                } catch {
+                    results.withLock { $0.failure = "\(error)" }
+                }
+                ends.withLock { $0.append(Machine.monotonicSeconds - begin) }
+                link.close()
+                ssh.close()
             }
-            ends.withLock { $0.append(Machine.monotonicSeconds - begin) }
-            link.close()
-            ssh.close()
         }
+        all.wait()
         let seconds = Machine.monotonicSeconds - begin
         let (onTheLine, failure) = results.withLock { $0 }
         if let failure { fatalProblem(failure) }
