@@ -1,7 +1,6 @@
 internal import Basics
 internal import ContentStore
 internal import Coordinator
-internal import Dispatch
 internal import Remote
 internal import Synchronization
 internal import Wire
@@ -24,6 +23,9 @@ enum PushSuite {
         var hosts: [(address: String, port: UInt16, root: String)] = []
         /// A folder whose manifest the hosts have from a push before.
         var base: String?
+        var user = "root"
+        /// A folder for a store of ours into which the first host's manifest is fetched afterwards.
+        var pull: String?
         /// Leave the stores as they are at the end.
         var keeps = false
     }
@@ -41,6 +43,8 @@ enum PushSuite {
             case "--known-hosts": options.knownHosts = rest.popFirst() ?? ""
             case "--worker": options.worker = rest.popFirst() ?? ""
             case "--base": options.base = rest.popFirst()
+            case "--user": options.user = rest.popFirst() ?? ""
+            case "--pull": options.pull = rest.popFirst()
             case "--keep": options.keeps = true
             case "--host":
                 let parts = (rest.popFirst() ?? "").split(separator: ":").map(String.init)
@@ -76,40 +80,36 @@ enum PushSuite {
 
     private static func measure(_ options: Options, _ bases: [[UInt8]]) throws {
         let begin = Machine.monotonicSeconds
-        let tree = try FileTree(options.path, kind: "files")
-        let scanned = Machine.monotonicSeconds
-        let share = ChunkShare(tree)
-        let results = Mutex<(onTheLine: Int64, failure: String?)>((0, nil))
+        let tree = try FileTree(listing: options.path, kind: "files")
+        let results = Mutex<(onTheLine: Int64, connections: Int, failure: String?)>((0, 1, nil))
         let ends = Mutex<[Double]>([])
-        let all = DispatchGroup()
-        // A thread a host, as the coordinator has: there are more hosts than cores.
-        for (number, host) in options.hosts.enumerated() {
-            all.enter()
-            OSThread.start(name: "host-\(number)") { [options] in
-                defer { all.leave() }
-                let ssh = connection(number, options)
-                let link = link(ssh, host.root)
-                do {
-                    let state = try ChunkTransfer.push(
-                        tree,
-                        bases: bases,
-                        to: link,
-                        shared: options.hosts.count > 1 ? share : nil
-                    )
-                    results.withLock { $0.onTheLine += state.onTheLine }
-                } catch {
-                    results.withLock { $0.failure = "\(error)" }
+        let hosts = options.hosts.indices.map { connection($0, options) }
+        let links = zip(hosts, options.hosts).map { link($0, $1.root) }
+        try ChunkTransfer.push(scanning: tree, bases: bases, to: links) { _, result in
+            switch result {
+            case .success(let state):
+                results.withLock { results in
+                    results.onTheLine += state.onTheLine
+                    results.connections = max(results.connections, state.connections)
                 }
-                ends.withLock { $0.append(Machine.monotonicSeconds - begin) }
-                link.close()
-                ssh.close()
+            case .failure(let error): results.withLock { $0.failure = "\(error)" }
             }
+            ends.withLock { $0.append(Machine.monotonicSeconds - begin) }
         }
-        all.wait()
         let seconds = Machine.monotonicSeconds - begin
-        let (onTheLine, failure) = results.withLock { $0 }
+        let (onTheLine, connections, failure) = results.withLock { $0 }
         if let failure { fatalProblem(failure) }
         let name = Digest(of: tree.manifest.encoded())
+        var pulled = ""
+        if let folder = options.pull {
+            let begin = Machine.monotonicSeconds
+            let store = try ChunkStore(directory: folder)
+            let state = try ChunkTransfer.pull(name, from: links[0], into: store)
+            let seconds = Machine.monotonicSeconds - begin
+            pulled = "\"pull_seconds\":\(seconds),\"pull_connections\":\(state.connections),"
+        }
+        for link in links { link.close() }
+        for host in hosts { host.close() }
         // Not in the time: whoever took the chunks has verified each of them.
         var problems = 0
         for host in options.hosts where Files.kind("\(host.root)/agent/store") == .directory {
@@ -117,9 +117,9 @@ enum PushSuite {
         }
         print(
             "{\"suite\":\"push\",\"hosts\":\(options.hosts.count),\"files\":\(tree.manifest.files.count),"
-                + "\"bytes\":\(tree.manifest.size),\"seconds\":\(seconds),\"scan_seconds\":\(scanned - begin),"
+                + "\"bytes\":\(tree.manifest.size),\"seconds\":\(seconds),"
                 + "\"first_host_seconds\":\(ends.withLock { $0.min() ?? 0 }),"
-                + "\"on_the_line\":\(onTheLine),\"problems\":\(problems),\"manifest\":\"\(name)\"}"
+                + "\"connections\":\(connections),\(pulled)\"on_the_line\":\(onTheLine),\"problems\":\(problems),\"manifest\":\"\(name)\"}"
         )
     }
 
@@ -130,7 +130,7 @@ enum PushSuite {
                 name: "host-\(number)",
                 address: host.address,
                 port: host.port,
-                user: "root",
+                user: options.user,
                 identity: options.key,
                 knownHosts: options.knownHosts
             ),
@@ -140,7 +140,7 @@ enum PushSuite {
 
     private static func link(_ ssh: SSHHost, _ root: String) -> BulkLink {
         BulkLink(host: ssh.name) {
-            let socket = try ssh.openStream("\(root)/coord-worker bridge --directory \(root)/agent")
+            let socket = try ssh.openStream(BulkLink.bridge("\(root)/coord-worker", "\(root)/agent"))
             return try AgentClient(
                 channel: .afterSentinel(socket: socket, timeoutMilliseconds: 20_000),
                 host: ssh.name,
@@ -157,7 +157,7 @@ enum PushSuite {
     private static func usage() {
         print(
             "usage: coord-bench push PATH --key FILE --known-hosts FILE --worker FILE "
-                + "--host ADDRESS:PORT:FOLDER... [--base FOLDER] [--keep]"
+                + "--host ADDRESS:PORT:FOLDER... [--base FOLDER] [--pull FOLDER] [--user NAME] [--keep]"
         )
     }
 }

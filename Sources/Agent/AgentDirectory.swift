@@ -6,6 +6,8 @@ struct AgentDirectory: Sendable {
 
     var lock: String { root + "/agent.lock" }
     var socket: String { root + "/agent.sock" }
+    /// Where bridges hand over their ends.
+    var bridges: String { root + "/bridge.sock" }
     var log: String { root + "/agent.log" }
     var identity: String { root + "/agent.json" }
     var terms: String { root + "/terms.json" }

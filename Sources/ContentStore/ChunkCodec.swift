@@ -9,7 +9,7 @@ final class ChunkCodec {
     static let smallest = 128
     /// From this size on a sample decides whether compressing is tried at all; unit: bytes.
     private static let sampled = 64 << 10
-    private static let sampleSize = 8 << 10
+    private static let sampleSize = 4 << 10
 
     private let compressor = ZSTD_createCCtx()
     private let decompressor = ZSTD_createDCtx()
@@ -29,14 +29,14 @@ final class ChunkCodec {
             let places = [0, content.count / 2, content.count - Self.sampleSize]
             let saves = places.contains { start in
                 let sample = UnsafeRawBufferPointer(rebasing: content[start..<start + Self.sampleSize])
-                return squeezed(sample) != nil
+                return squeezed(sample, level: 1) != nil
             }
             guard saves else { return nil }
         }
         return squeezed(content)
     }
 
-    private func squeezed(_ content: UnsafeRawBufferPointer) -> [UInt8]? {
+    private func squeezed(_ content: UnsafeRawBufferPointer, level: Int32 = 3) -> [UInt8]? {
         // A target smaller than the worst case makes zstd give up as soon as it does not pay.
         let bound = content.count - content.count / 10
         let bytes = [UInt8](unsafeUninitializedCapacity: bound) { target, count in
@@ -46,7 +46,7 @@ final class ChunkCodec {
                 bound,
                 content.baseAddress,
                 content.count,
-                3
+                level
             )
             count = ZSTD_isError(size) == 0 ? size : 0
         }

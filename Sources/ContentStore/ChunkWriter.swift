@@ -46,9 +46,16 @@ public final class ChunkWriter {
     public func take(_ batch: ChunkBatch) throws -> Int {
         try batch.bytes.withUnsafeBytes { raw in
             var size = 0
+            // What is not compressed is hashed side by side.
+            let plain = batch.entries.filter { $0.encoding == .raw }
+            var digests = Digest.each(of: plain.map { UnsafeRawBufferPointer(rebasing: raw[$0.range]) })[...]
             for entry in batch.entries {
                 let stored = UnsafeRawBufferPointer(rebasing: raw[entry.range])
-                guard let count = codec.verifiedSize(of: stored, entry.encoding, as: entry.chunk) else {
+                let content =
+                    entry.encoding == .raw
+                    ? digests.popFirst() == entry.chunk ? stored.count : nil
+                    : codec.verifiedSize(of: stored, entry.encoding, as: entry.chunk)
+                guard let count = content else {
                     throw ContentError(
                         .corrupt,
                         "chunk \(entry.chunk.short) arrived damaged: \(stored.count) bytes that do not have its SHA-256",

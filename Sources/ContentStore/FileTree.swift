@@ -32,19 +32,23 @@ public final class FileTree: ChunkSource {
         }
     }
 
-    /// A file's part of the whole; each is written by one thread, and read when all are done.
+    /// A small file's part of the whole; each is written by one thread, and read when all are done.
     private struct Scanned {
         var file: Manifest.File
         var mark: Mark
-        var lengths: [Int32]
     }
 
-    /// What the files are together.
-    public let manifest: Manifest
+    /// What is known so far.
+    private struct Known {
+        var places: [Digest: Place] = [:]
+        var marks: [Mark?]
+        var manifest: Manifest?
+    }
+
+    private let kind: String
     private let root: String
-    private let paths: [String]
-    private let marks: [Mark]
-    private let places: [Digest: Place]
+    private let names: [(name: String, size: Int64)]
+    private let known: Mutex<Known>
     /// One for each caller at a time; so many at most wait for use.
     private let codecs = Mutex<[Handle]>([])
 
@@ -58,15 +62,21 @@ public final class FileTree: ChunkSource {
         deinit { if descriptor >= 0 { close(descriptor) } }
     }
 
-    /// Cuts and hashes a file, or a folder with all that is in it.
+    /// Cuts and hashes a file, or a folder with all that is in it; see ``init(listing:kind:)`` and ``scan(found:)``.
+    public convenience init(_ path: String, kind: String) throws {
+        try self.init(listing: path, kind: kind)
+        try scan()
+    }
+
+    /// Lists a file, or a folder with all that is in it; reads nothing yet.
     ///
     /// - Parameters:
     ///   - path: the file or folder. Links in a folder are refused: what they point to may be anything.
     ///   - kind: the manifest's kind.
     /// - Throws: ``ContentError`` `.badName`, `.linkInTheWay`; `FileError`.
-    /// - Cost: every byte is read once; SHA-256 twice over files of more than a chunk, on all cores.
-    public init(_ path: String, kind: String) throws {
+    public init(listing path: String, kind: String) throws {
         let isFolder = Files.kind(path) == .directory
+        self.kind = kind
         root = isFolder ? path : Files.parent(path)
         var names: [(name: String, size: Int64)] = []
         if isFolder {
@@ -74,20 +84,35 @@ public final class FileTree: ChunkSource {
         } else {
             names = [(Files.name(path), try Files.size(path))]
         }
-        let scanned = try Self.scan(names, in: root)
-        paths = names.map(\.name)
-        marks = scanned.map(\.mark)
-        var places: [Digest: Place] = [:]
-        places.reserveCapacity(scanned.reduce(0) { $0 + $1.lengths.count })
-        for (number, part) in scanned.enumerated() {
-            var offset: Int64 = 0
-            for (chunk, length) in zip(part.file.chunks, part.lengths) {
-                places[chunk] = Place(file: Int32(number), length: length, offset: offset)
-                offset += Int64(length)
-            }
+        self.names = names
+        known = Mutex(Known(marks: Array(repeating: nil, count: names.count)))
+    }
+
+    /// What the files are together.
+    ///
+    /// - Precondition: they were scanned.
+    public var manifest: Manifest {
+        guard let manifest = known.withLock({ $0.manifest }) else {
+            preconditionFailure("the files in \(root) were not scanned")
         }
-        self.places = places
-        manifest = try Manifest(kind: kind, files: scanned.map(\.file))
+        return manifest
+    }
+
+    /// Cuts and hashes the files.
+    ///
+    /// - Parameter found: told of the chunks of large files while others are still looked for; they can be had from
+    ///   then on. The same chunk may come twice. Called on one thread at a time.
+    /// - Throws: ``ContentError`` `.corrupt` for a file that became shorter; `FileError`.
+    /// - Cost: every byte is read once; SHA-256 over whole files and chunks side by side, reading and hashing on a core
+    ///   each.
+    public func scan(found: ([Digest]) -> Void = { _ in }) throws {
+        var files: [Manifest.File?] = Array(repeating: nil, count: names.count)
+        try scanSmall(into: &files)
+        for index in names.indices where files[index] == nil {
+            files[index] = try scanLarge(Int32(index), found)
+        }
+        let manifest = try Manifest(kind: kind, files: files.compactMap { $0 })
+        known.withLock { $0.manifest = manifest }
     }
 
     /// Appends the stored form of a chunk; see ``ChunkSource``.
@@ -95,13 +120,13 @@ public final class FileTree: ChunkSource {
     /// - Throws: ``ContentError`` `.corrupt` for a file that changed since it was cut, `.missing`; `FileError`.
     /// - Cost: one read, and compressing where three samples say that it pays.
     public func append(_ chunk: Digest, to batch: inout ChunkBatch) throws {
-        guard let place = places[chunk] else {
+        guard let place = known.withLock({ $0.places[chunk] }) else {
             throw ContentError(.missing, "chunk \(chunk.short) is not of the files in \(root)")
         }
         let handle = codecs.withLock { $0.popLast() } ?? Handle()
         defer { codecs.withLock { $0.append(handle) } }
         try open(place.file, handle)
-        let path = "\(root)/\(paths[Int(place.file)])"
+        let path = "\(root)/\(names[Int(place.file)].name)"
         let count = Int(place.length)
         try handle.buffer.withUnsafeMutableBytes { buffer in
             let content = UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])
@@ -119,13 +144,13 @@ public final class FileTree: ChunkSource {
         guard handle.file != file else { return }
         if handle.descriptor >= 0 { close(handle.descriptor) }
         handle.file = -1
-        let path = "\(root)/\(paths[Int(file)])"
+        let path = "\(root)/\(names[Int(file)].name)"
         handle.descriptor = systemOpen(path)
         var info = stat()
         guard handle.descriptor >= 0, fstat(handle.descriptor, &info) == 0 else {
             throw FileError(.read, path, errno: errno)
         }
-        guard Mark(info) == marks[Int(file)] else {
+        guard Mark(info) == known.withLock({ $0.marks[Int(file)] }) else {
             throw ContentError(
                 .corrupt,
                 "\(path) changed while it was being sent",
@@ -163,11 +188,8 @@ public final class FileTree: ChunkSource {
         }
     }
 
-    /// Small files on all cores, several at a time; large ones one behind the other, each on all cores.
-    private static func scan(
-        _ names: [(name: String, size: Int64)],
-        in root: String
-    ) throws -> [Scanned] {
+    /// On all cores, several at a time.
+    private func scanSmall(into files: inout [Manifest.File?]) throws {
         let small = names.indices.filter { names[$0].size <= Int64(Chunker.standard.minimum) }
         let lanes = max(1, min(Machine.cores, 8))
         let results = Mutex<(found: [(Int, Scanned)], failure: (any Error)?)>(([], nil))
@@ -179,26 +201,38 @@ public final class FileTree: ChunkSource {
                 var mine: [(Int, Scanned)] = []
                 mine.reserveCapacity(share.count)
                 for index in share {
-                    mine.append((index, try scanSmall(names[index].name, in: root, &buffer)))
+                    // One that has grown since it was listed is none of the small ones any more.
+                    if let scanned = try Self.scanSmall(names[index].name, in: root, &buffer) {
+                        mine.append((index, scanned))
+                    }
                 }
                 results.withLock { $0.found += mine }
             } catch {
                 results.withLock { $0.failure = error }
             }
         }
-        var (found, failure) = results.withLock { $0 }
+        let (found, failure) = results.withLock { $0 }
         if let failure { throw failure }
-        for index in names.indices where names[index].size > Int64(Chunker.standard.minimum) {
-            found.append((index, try scanLarge(names[index].name, in: root)))
+        known.withLock { known in
+            known.places.reserveCapacity(found.count)
+            for (index, scanned) in found {
+                known.marks[index] = scanned.mark
+                guard let chunk = scanned.file.chunks.first else { continue }
+                known.places[chunk] = Place(
+                    file: Int32(index),
+                    length: Int32(scanned.file.size),
+                    offset: 0
+                )
+            }
         }
-        return found.sorted { $0.0 < $1.0 }.map(\.1)
+        for (index, scanned) in found { files[index] = scanned.file }
     }
 
     private static func scanSmall(
         _ name: String,
         in root: String,
         _ buffer: inout [UInt8]
-    ) throws -> Scanned {
+    ) throws -> Scanned? {
         let path = "\(root)/\(name)"
         let descriptor = systemOpen(path)
         var info = stat()
@@ -207,7 +241,7 @@ public final class FileTree: ChunkSource {
         }
         defer { close(descriptor) }
         let count = Int(info.st_size)
-        guard count < buffer.count else { return try scanLarge(name, in: root) }
+        guard count < buffer.count else { return nil }
         return try buffer.withUnsafeMutableBytes { raw in
             let content = UnsafeMutableRawBufferPointer(rebasing: raw[..<count])
             try fill(content, from: descriptor, at: 0, path)
@@ -220,13 +254,13 @@ public final class FileTree: ChunkSource {
                     sha256: digest,
                     chunks: count == 0 ? [] : [digest]
                 ),
-                mark: Mark(info),
-                lengths: count == 0 ? [] : [Int32(count)]
+                mark: Mark(info)
             )
         }
     }
 
-    private static func scanLarge(_ name: String, in root: String) throws -> Scanned {
+    private func scanLarge(_ index: Int32, _ found: ([Digest]) -> Void) throws -> Manifest.File {
+        let name = names[Int(index)].name
         let path = "\(root)/\(name)"
         let descriptor = systemOpen(path)
         var info = stat()
@@ -234,18 +268,26 @@ public final class FileTree: ChunkSource {
             throw FileError(.read, path, errno: errno)
         }
         defer { close(descriptor) }
+        known.withLock { $0.marks[Int(index)] = Mark(info) }
         let scan = LargeFileScan(descriptor: descriptor, path: path, size: Int64(info.st_size))
-        let (sha256, chunks, lengths) = try scan.run()
-        return Scanned(
-            file: Manifest.File(
-                name: name,
-                size: Int64(info.st_size),
-                mode: UInt32(info.st_mode & 0o777),
-                sha256: sha256,
-                chunks: chunks
-            ),
-            mark: Mark(info),
-            lengths: lengths.map(Int32.init)
+        let (sha256, chunks) = try scan.run { chunks, cuts, start in
+            known.withLock { known in
+                for (chunk, cut) in zip(chunks, cuts) {
+                    known.places[chunk] = Place(
+                        file: index,
+                        length: Int32(cut.count),
+                        offset: start + Int64(cut.lowerBound)
+                    )
+                }
+            }
+            found(chunks)
+        }
+        return Manifest.File(
+            name: name,
+            size: Int64(info.st_size),
+            mode: UInt32(info.st_mode & 0o777),
+            sha256: sha256,
+            chunks: chunks
         )
     }
 
@@ -281,7 +323,9 @@ public final class FileTree: ChunkSource {
 /// Cuts a large file and hashes it, window after window: while the cores hash one, the next is read and cut.
 private struct LargeFileScan {
     /// Read at a time, and kept twice; unit: bytes.
-    private static let windowSize = 16 << 20
+    ///
+    /// Larger: the threads wait for one another less often. Smaller: what was read is still in the cache when it is hashed.
+    private static let windowSize = 4 << 20
 
     let descriptor: Int32
     let path: String
@@ -295,8 +339,9 @@ private struct LargeFileScan {
     }
 
     private final class Hashes: @unchecked Sendable {
-        // Safety: `whole` is touched by one iteration only, `chunks` by another, and by nobody else until both end.
-        var whole = DigestBuilder()
+        // Safety: touched by one iteration only, and by nobody else until that ends.
+        var whole = CutDigestBuilder()
+        /// Of the last window.
         var chunks: [Digest] = []
     }
 
@@ -305,40 +350,39 @@ private struct LargeFileScan {
         var next: Result<Window?, any Error> = .success(nil)
     }
 
-    func run() throws -> (Digest, [Digest], [Int]) {
+    /// - Parameter found: told of each window's chunks, their places in the window, and where in the file that begins.
+    func run(found: ([Digest], [Range<Int>], Int64) -> Void) throws -> (Digest, [Digest]) {
         let buffers = (0..<2).map { _ in
             UnsafeMutableRawBufferPointer.allocate(byteCount: Self.windowSize, alignment: 64)
         }
         defer { for buffer in buffers { buffer.deallocate() } }
         let hashes = Hashes()
         let reader = Reader()
-        var lengths: [Int] = []
+        var chunks: [Digest] = []
         var turn = 0
         var offset: Int64 = 0
         var current = try read(into: buffers[0], at: 0)
         while let window = current {
-            lengths += window.cuts.map(\.count)
+            let start = offset
             offset += Int64(window.cuts.last?.upperBound ?? 0)
             turn = 1 - turn
             let place = offset
-            let buffer = buffers[turn]
-            let target = Window(bytes: buffer)
-            DispatchQueue.concurrentPerform(iterations: 3) { part in
-                let content = UnsafeRawBufferPointer(window.bytes)
-                switch part {
-                case 0:
-                    let end = window.cuts.last?.upperBound ?? 0
-                    hashes.whole.update(UnsafeRawBufferPointer(rebasing: content[..<end]))
-                case 1:
-                    hashes.chunks += window.cuts.map {
-                        Digest(of: UnsafeRawBufferPointer(rebasing: content[$0]))
-                    }
-                default: reader.next = Result { try read(into: target.bytes, at: place) }
+            let target = Window(bytes: buffers[turn])
+            DispatchQueue.concurrentPerform(iterations: 2) { part in
+                if part == 0 {
+                    hashes.chunks = hashes.whole.update(
+                        UnsafeRawBufferPointer(window.bytes),
+                        cuts: window.cuts
+                    )
+                } else {
+                    reader.next = Result { try read(into: target.bytes, at: place) }
                 }
             }
+            found(hashes.chunks, window.cuts, start)
+            chunks += hashes.chunks
             current = try reader.next.get()
         }
-        return (hashes.whole.finish(), hashes.chunks, lengths)
+        return (hashes.whole.finish(), chunks)
     }
 
     /// The window that begins at `offset`, cut; nil at the end.

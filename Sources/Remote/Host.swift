@@ -56,6 +56,13 @@ public protocol Host: Sendable {
     /// - Throws: ``RemoteError``; `.tooMuchOutput` above `limit`.
     func run(_ command: String, input: [UInt8], timeout: Duration, limit: Int) throws -> CommandResult
 
+    /// Runs a command to its end, however long its input takes on its way.
+    ///
+    /// - Parameter silence: how long nothing may happen: no byte of the input is taken by the other side, none of the
+    ///   outputs comes.
+    /// - Throws: ``RemoteError``, `.timedOut` after a silence.
+    func run(_ command: String, input: [UInt8], silence: Duration) throws -> CommandResult
+
     /// Starts a command and gives a socket that is its standard input and output.
     ///
     /// Bytes written go to the command, bytes read come from it; `shutdown(SHUT_WR)` ends its input; reading

@@ -31,7 +31,22 @@ public final class LocalHost: Host {
         timeout: Duration,
         limit: Int
     ) throws -> CommandResult {
-        let deadline = Deadline(after: timeout)
+        try run(command, input, Deadline(after: timeout), silence: nil, limit: limit)
+    }
+
+    /// Runs a command to its end; see ``Host/run(_:input:silence:)``.
+    public func run(_ command: String, input: [UInt8], silence: Duration) throws -> CommandResult {
+        try run(command, input, Deadline(after: silence), silence: silence, limit: CommandLimits.output)
+    }
+
+    private func run(
+        _ command: String,
+        _ input: [UInt8],
+        _ deadline: Deadline,
+        silence: Duration?,
+        limit: Int
+    ) throws -> CommandResult {
+        var deadline = deadline
         var inPipe = try Pipe(name)
         var outPipe = try Pipe(name)
         var errPipe = try Pipe(name)
@@ -51,7 +66,9 @@ public final class LocalHost: Host {
                 pollfd(fd: errPipe.reading, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: inPipe.writing, events: Int16(POLLOUT), revents: 0),
             ]
-            _ = poll(&watched, 3, deadline.milliseconds)
+            if poll(&watched, 3, deadline.milliseconds) > 0, let silence {
+                deadline = Deadline(after: silence)
+            }
             if watched[0].revents != 0, !Self.take(outPipe.reading, &buffer, &output) {
                 outPipe.closeReading()
             }

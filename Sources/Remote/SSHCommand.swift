@@ -33,6 +33,7 @@ extension SSHSession {
     /// - Parameters:
     ///   - open: when the command must have started.
     ///   - deadline: when all must be over.
+    ///   - stall: when set, the deadline moves that far ahead whenever bytes move or the other side's system takes some.
     ///   - limit: the most that it may print on each of its two outputs; unit: bytes.
     ///   - started: called when the command runs; from then on it must not be tried again.
     func run(
@@ -40,10 +41,11 @@ extension SSHSession {
         input: CommandInput,
         open: Deadline,
         deadline: Deadline,
+        stall: Duration? = nil,
         limit: Int = CommandLimits.output,
         started: () -> Void = {}
     ) throws -> CommandResult {
-        let phase = RemoteError.Phase.command
+        let phase: RemoteError.Phase = stall == nil ? .command : .upload
         let mark = "coord-" + Digest.hex(Sealing.randomBytes(8))
         let channel = try SSHChannel(
             self,
@@ -53,10 +55,12 @@ extension SSHSession {
         started()
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: SSHChannel.window, alignment: 16)
         defer { buffer.deallocate() }
+        var deadline = deadline
         var output: [UInt8] = []
         var errors: [UInt8] = []
         var pending: [UInt8] = []
         var sent = 0
+        var acknowledged = self.acknowledged
         var wantsInput = true
         while true {
             var moved = 0
@@ -91,8 +95,14 @@ extension SSHSession {
                 moved += taken ?? 0
             }
             if moved > 0 {
+                if let stall { deadline = Deadline(after: stall) }
                 if deadline.hasPassed { throw late(channel, phase) }
                 continue
+            }
+            // What was handed to the system may take long on a slow line, and the command's answer comes behind it.
+            if let stall, self.acknowledged >= acknowledged + Self.worthNoting {
+                acknowledged = self.acknowledged
+                deadline = Deadline(after: stall)
             }
             if channel.isAtEnd { channel.takeEnd() }
             if channel.isAtEnd, let exit = channel.exit {
@@ -110,6 +120,9 @@ extension SSHSession {
             try wait(phase, deadline: deadline)
         }
     }
+
+    /// More than what keeps an idle connection alive; unit: bytes.
+    private static let worthNoting: UInt64 = 4096
 
     private func late(_ channel: SSHChannel, _ phase: RemoteError.Phase) -> RemoteError {
         var error = timedOut(phase)

@@ -82,8 +82,17 @@ public final class SSHHost: Host {
         timeout: Duration,
         limit: Int
     ) throws -> CommandResult {
+        try exchange(command, deadline: Deadline(after: timeout), limit: limit, input: Self.once(input))
+    }
+
+    /// Runs a command to its end; see ``Host/run(_:input:silence:)``.
+    public func run(_ command: String, input: [UInt8], silence: Duration) throws -> CommandResult {
+        try exchange(command, deadline: Deadline(after: silence), stall: silence, input: Self.once(input))
+    }
+
+    private static func once(_ input: [UInt8]) -> CommandInput {
         var rest = input
-        return try exchange(command, deadline: Deadline(after: timeout), limit: limit) { buffer in
+        return { buffer in
             swap(&buffer, &rest)
             rest = []
         }
@@ -269,7 +278,8 @@ public final class SSHHost: Host {
     func exchange(
         _ command: String,
         deadline: Deadline,
-        limit: Int,
+        stall: Duration? = nil,
+        limit: Int = CommandLimits.output,
         input: CommandInput
     ) throws -> CommandResult {
         while true {
@@ -282,6 +292,7 @@ public final class SSHHost: Host {
                     input: input,
                     open: deadline.limited(to: timeouts.open),
                     deadline: deadline,
+                    stall: stall,
                     limit: limit,
                     started: { hasStarted = true }
                 )

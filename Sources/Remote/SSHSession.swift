@@ -51,6 +51,9 @@ final class SSHSession: @unchecked Sendable {
         }
         self.socket = socket
         self.lent = lent
+        // libssh writes all that it has as soon as some of it can be written. What carries us may be a socket that
+        // would block, for as long as a proxy or a jump takes nothing.
+        _ = fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK)
         self.handle = handle
         self.endpoint = endpoint
         self.carrier = carrier
@@ -113,6 +116,13 @@ final class SSHSession: @unchecked Sendable {
     }
 
     // MARK: Waiting
+
+    /// What we have sent and the other side, or what carries us there, has taken; unit: bytes.
+    var acknowledged: UInt64 {
+        var queued: Int32 = 0
+        guard ioctl(socket, UInt(TIOCOUTQ), &queued) == 0 else { return 0 }
+        return received.pointee.out_bytes - min(received.pointee.out_bytes, UInt64(max(queued, 0)))
+    }
 
     /// What libssh says went wrong, and what carried a connection that broke; fit for a message.
     var reason: String {

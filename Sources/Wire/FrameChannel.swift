@@ -1,4 +1,5 @@
 internal import Basics
+internal import CShims
 internal import Synchronization
 
 #if canImport(Glibc)
@@ -15,6 +16,8 @@ public struct Frame: Sendable, Equatable {
         case message = 1
         /// Raw bytes that a message before announced (a chunk, a tensor).
         case bytes = 2
+        /// In a stream of chunks: the SHA-256 of others, 32 bytes each; the answer has a bit for each that is missing.
+        case question = 3
     }
 
     /// What the payload is.
@@ -65,6 +68,8 @@ public final class FrameChannel: Sendable {
 
     private let reading: Int32
     private let writing: Int32
+    /// The conversation ends with this socket; -1 for none.
+    private let life: Int32
     private let sending = Mutex(())
     private let isOpen = Atomic<Bool>(true)
 
@@ -75,11 +80,28 @@ public final class FrameChannel: Sendable {
     public init(reading: Int32, writing: Int32) {
         self.reading = reading
         self.writing = writing
+        life = -1
+    }
+
+    /// Takes the two ends of a bridge, which may be pipes, and the socket of the process that they came from.
+    ///
+    /// The conversation ends when that process does, and that process is told of its end.
+    public init(reading: Int32, writing: Int32, life: Int32) {
+        self.reading = reading
+        self.writing = writing
+        self.life = life
+        for descriptor in [reading, writing] {
+            // As much as a batch of chunks: the two processes take turns less often.
+            coord_set_pipe_size(descriptor, 1 << 20)
+            // A pipe cannot be shut down, so no thread may ever block in a read or a write of one.
+            _ = coord_set_nonblocking(descriptor)
+        }
     }
 
     deinit {
         systemClose(reading)
         if writing != reading { systemClose(writing) }
+        if life >= 0 { systemClose(life) }
     }
 
     /// Sends one frame; frames of several threads do not mix.
@@ -129,6 +151,7 @@ public final class FrameChannel: Sendable {
     /// Ends the conversation: a blocked ``receive(timeoutMilliseconds:)`` returns, the other side sees the end.
     public func close() {
         guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        if life >= 0 { shutdown(life, Int32(SHUT_RDWR)) }
         shutdown(reading, Int32(SHUT_RDWR))
         if writing != reading { shutdown(writing, Int32(SHUT_RDWR)) }
     }
@@ -153,21 +176,40 @@ public final class FrameChannel: Sendable {
             }
             if n < 0 {
                 if errno == EINTR { continue }
-                throw errno == EAGAIN ? FrameError.timeout : FrameError.io(errno: errno)
+                guard errno == EAGAIN else { throw FrameError.io(errno: errno) }
+                guard life >= 0 else { throw FrameError.timeout }
+                guard try wait(for: writing, Int16(POLLOUT), until: nil) else {
+                    throw FrameError.io(errno: EPIPE)
+                }
+                continue
             }
             sent += n
         }
     }
 
-    private func wait(until deadline: ContinuousClock.Instant) throws {
+    /// Waits until a descriptor is ready; false when the conversation was ended meanwhile.
+    private func wait(
+        for descriptor: Int32,
+        _ events: Int16,
+        until deadline: ContinuousClock.Instant?
+    ) throws -> Bool {
         while true {
-            // Rounded up: a wait that ends early would only go round again.
-            let left = (deadline - ContinuousClock.now) / .milliseconds(1) + 1
-            var watched = pollfd(fd: reading, events: Int16(POLLIN), revents: 0)
-            let seen = poll(&watched, 1, Int32(min(max(left, 0), 1e9)))
-            if seen > 0 { return }
+            var patience: Int32 = -1
+            if let deadline {
+                // Rounded up: a wait that ends early would only go round again.
+                let left = (deadline - ContinuousClock.now) / .milliseconds(1) + 1
+                patience = Int32(min(max(left, 0), 1e9))
+            }
+            // Nothing comes on the life, so what can be read there is its end.
+            var watched = [
+                pollfd(fd: descriptor, events: events, revents: 0),
+                pollfd(fd: life, events: Int16(POLLIN), revents: 0),
+            ]
+            let seen = poll(&watched, 2, patience)
             if seen < 0, errno != EINTR { throw FrameError.io(errno: errno) }
-            if ContinuousClock.now >= deadline { throw FrameError.timeout }
+            if seen > 0, watched[0].revents != 0 { return true }
+            if seen > 0 { return false }
+            if let deadline, ContinuousClock.now >= deadline { throw FrameError.timeout }
         }
     }
 
@@ -179,11 +221,14 @@ public final class FrameChannel: Sendable {
         var got = 0
         let bytes = try [UInt8](unsafeUninitializedCapacity: count) { target, filled in
             while got < count {
-                if let deadline { try wait(until: deadline) }
+                if let deadline, life < 0 { _ = try wait(for: reading, Int16(POLLIN), until: deadline) }
                 let n = systemRead(reading, target.baseAddress.map { $0 + got }, count - got)
                 if n < 0 {
                     if errno == EINTR { continue }
-                    throw errno == EAGAIN ? FrameError.timeout : FrameError.io(errno: errno)
+                    guard errno == EAGAIN else { throw FrameError.io(errno: errno) }
+                    guard life >= 0 else { throw FrameError.timeout }
+                    guard try wait(for: reading, Int16(POLLIN), until: deadline) else { break }
+                    continue
                 }
                 if n == 0 { break }
                 got += n

@@ -1,5 +1,6 @@
-import Basics
 import Testing
+
+@testable import Basics
 
 @Suite struct DigestTests {
     /// FIPS 180-2, appendix B.1.
@@ -41,5 +42,47 @@ import Testing
         #expect(throws: ByteError.truncated) { try reader.read(UInt8.self) }
         var lying = ByteReader([255, 255, 255, 255, 1])
         #expect(throws: ByteError.truncated) { try lying.readString() }
+    }
+}
+
+@Suite struct DigestPairTests {
+    /// Around the sizes of a block and of what fits beside its padding.
+    private static let sizes = [0, 1, 55, 56, 63, 64, 65, 119, 120, 127, 128, 1000, 4096, 65_537, 300_000]
+
+    private func bytes(_ count: Int, seed: UInt8) -> [UInt8] {
+        (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 8) ^ seed }
+    }
+
+    @Test func piecesSideBySideHashAsAlone() {
+        for (shift, _) in Self.sizes.enumerated() {
+            let sizes = Self.sizes[shift...] + Self.sizes[..<shift]
+            let pieces = sizes.enumerated().map { bytes($1, seed: UInt8($0)) }
+            var found: [Digest] = []
+            func collect(_ rest: ArraySlice<[UInt8]>, _ open: [UnsafeRawBufferPointer]) {
+                guard let first = rest.first else { return found = Digest.each(of: open) }
+                first.withUnsafeBytes { collect(rest.dropFirst(), open + [$0]) }
+            }
+            collect(pieces[...], [])
+            #expect(found == pieces.map { Digest(of: $0) })
+        }
+    }
+
+    @Test(arguments: [true, false])
+    func aStreamThatIsCutHashesAsWholeAndPieces(paired: Bool) {
+        var builder = CutDigestBuilder(paired: paired)
+        var all: [UInt8] = []
+        for (number, window) in [[100, 64, 1], [7], [], [300_000, 65_537, 63], [0, 56], [128]].enumerated() {
+            let content = bytes(window.reduce(0, +), seed: UInt8(number))
+            var cuts: [Range<Int>] = []
+            for size in window {
+                let start = cuts.last?.upperBound ?? 0
+                cuts.append(start..<start + size)
+            }
+            // What lies behind the last cut does not belong to it.
+            let found = (content + [1, 2, 3]).withUnsafeBytes { builder.update($0, cuts: cuts) }
+            #expect(found == cuts.map { Digest(of: Array(content[$0])) })
+            all += content
+            #expect(builder.finish() == Digest(of: all))
+        }
     }
 }

@@ -22,8 +22,9 @@ import Testing
     }
 
     @Test func connectionsAreAddedWhileTheyHelp() {
-        // 45 MB/s each at 50 ms, a line of 180 MB/s: the fifth brings nothing, and is the last.
-        #expect(lanes(roundTrip: 0.05) { min(Double($0) * 45e6, 180e6) } == 5)
+        // 45 MB/s each at 50 ms, lines of 180 and of 100 MB/s: the last ones bring too little.
+        #expect(lanes(roundTrip: 0.05) { min(Double($0) * 45e6, 180e6) } == 8)
+        #expect(lanes(roundTrip: 0.05) { min(Double($0) * 45e6, 100e6) } == 4)
         #expect(lanes(roundTrip: 0.05) { Double($0) * 45e6 } == LanePlan.maximum)
         // One is enough for a line that it fills; only a second shows that.
         #expect(lanes(roundTrip: 0.05) { _ in 45e6 } == 2)
@@ -31,18 +32,18 @@ import Testing
 
     @Test func anIntervalMustPassBeforeAnythingIsJudged() {
         var plan = LanePlan(roundTrip: 1)
-        var answers = (0..<5).map { _ in plan.measured(bytes: 50_000_000, seconds: 0.099) }
-        #expect(!answers.contains(true))
+        var answers = (0..<5).map { _ in plan.measured(bytes: 50_000_000, seconds: 0.049) }
+        #expect(answers == [0, 0, 0, 0, 0])
         #expect(plan.lanes == 1)
         // The first whole interval is a warm-up, the second decides.
         answers = [
             plan.measured(bytes: 50_000_000, seconds: 0.1), plan.measured(bytes: 500_000_000, seconds: 1),
         ]
-        #expect(answers == [false, true])
+        #expect(answers == [0, 1])
         #expect(plan.lanes == 2)
         // No growth: settled for good.
         answers = [500_000_000, 500_000_000, 5_000_000_000].map { plan.measured(bytes: $0, seconds: 1) }
-        #expect(answers == [false, false, false])
+        #expect(answers == [0, 0, 0])
         #expect(plan.lanes == 2)
     }
 

@@ -223,6 +223,80 @@ struct TransferTests {
         }
     }
 
+    @Test func largeFilesAreSentWhileTheyAreScanned() throws {
+        try withTemporaryDirectory { folder in
+            let large = 20 << 20
+            try makeFiles(folder + "/in", large: large, small: 50, seed: 6)
+            try withAgent(LocalHost(name: "a"), in: folder + "/a") { a in
+                try withAgent(LocalHost(name: "b"), in: folder + "/b") { b in
+                    func push(_ bases: [[UInt8]] = []) throws -> (manifest: [UInt8], states: [TransferState])
+                    {
+                        let tree = try FileTree(listing: folder + "/in", kind: "files")
+                        let states = Mutex<[TransferState]>([])
+                        try ChunkTransfer.push(scanning: tree, bases: bases, to: [a, b]) { _, result in
+                            do {
+                                let state = try result.get()
+                                states.withLock { $0.append(state) }
+                            } catch {
+                                Issue.record(error)
+                            }
+                        }
+                        let bytes = tree.manifest.encoded()
+                        for host in ["a", "b"] {
+                            let store = try ChunkStore(directory: "\(folder)/\(host)/store")
+                            #expect(store.verify(Digest(of: bytes)).isEmpty)
+                        }
+                        return (bytes, states.withLock { $0 })
+                    }
+                    let first = try push()
+                    #expect(first.states.count == 2)
+                    for state in first.states {
+                        // When the manifest was offered, only the small files were missing.
+                        #expect(state.total > 0 && state.total < 1 << 20)
+                        #expect(state.onTheLine > Int64(large))
+                    }
+                    var bytes = try Files.read(folder + "/in/large")
+                    bytes.replaceSubrange(large / 2..<large / 2, with: noise(1000, seed: 9))
+                    try Files.writeAtomically(bytes, to: folder + "/in/large")
+                    for state in try push([first.manifest]).states { #expect(state.onTheLine < 3 << 20) }
+                }
+            }
+        }
+    }
+
+    @Test func aCutWhileFilesAreScannedIsMadeGood() throws {
+        try withTemporaryDirectory { folder in
+            try makeFiles(folder + "/in", large: 20 << 20, small: 5, seed: 8)
+            let cut = Cut([5 << 20])
+            try withAgent(LocalHost(), in: folder + "/agent") { _ in
+                let link = BulkLink(host: "local") { try open(LocalHost(), folder + "/agent", cut) }
+                defer { link.close() }
+                let tree = try FileTree(listing: folder + "/in", kind: "files")
+                try ChunkTransfer.push(scanning: tree, to: [link]) { _, result in
+                    #expect(throws: Never.self) { try result.get() }
+                }
+                #expect(cut.happened == 1)
+                let store = try ChunkStore(directory: folder + "/agent/store")
+                #expect(store.verify(Digest(of: tree.manifest.encoded())).isEmpty)
+            }
+        }
+    }
+
+    @Test func aFileThatGoesAwayBeforeItIsScannedIsTheErrorOfAll() throws {
+        try withTemporaryDirectory { folder in
+            try makeFiles(folder + "/in", large: 1 << 20, small: 1, seed: 8)
+            try withAgent(LocalHost(), in: folder + "/agent") { link in
+                let tree = try FileTree(listing: folder + "/in", kind: "files")
+                try Files.remove(folder + "/in/large")
+                #expect(throws: FileError.self) {
+                    try ChunkTransfer.push(scanning: tree, to: [link]) { _, _ in
+                        Issue.record("a host was told of a push that never was")
+                    }
+                }
+            }
+        }
+    }
+
     @Test func aTransferThatIsCutAnywhereGoesOnWhereItWas() throws {
         try withTemporaryDirectory { folder in
             try cutAndResume(LocalHost(), folder, cuts: Self.cuts)

@@ -37,6 +37,19 @@ import Testing
         }
     }
 
+    @Test func aLineThatBreaksWithinEachPartGetsThereInTheEnd() throws {
+        try withTemporaryDirectory { folder in
+            let (worker, bytes) = try makeWorker(folder, size: 3 << 20)
+            // More often than a line may break without anything arriving; not a single part arrives in one go.
+            let host = CutHost(after: [Int](repeating: 300_000, count: 9))
+            let program = folder + "/coord-worker"
+            try WorkerUpload(host: host, worker: worker, program: program).run { _ in }
+            #expect(try Files.read(program) == bytes)
+            #expect(host.cuts == 9)
+            #expect(host.arrived == bytes.count)
+        }
+    }
+
     @Test func whatIsThereOfAnotherFileIsSentAnew() throws {
         try withTemporaryDirectory { folder in
             let (worker, bytes) = try makeWorker(folder, size: 5 << 20)
@@ -143,6 +156,10 @@ private final class CutHost: Remote.Host {
     var arrived: Int { state.withLock { $0.arrived } }
 
     init(after places: [Int]) { state = Mutex(State(places: places)) }
+
+    func run(_ command: String, input: [UInt8], silence: Duration) throws -> CommandResult {
+        try run(command, input: input, timeout: silence)
+    }
 
     func run(
         _ command: String,

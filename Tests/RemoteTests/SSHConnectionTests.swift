@@ -181,6 +181,39 @@ struct SSHConnectionTests {
         for b in iter(lambda: s.recv(65536), b''): os.write(1, b)
         """
 
+    /// The same at 100 KB a second, for at most so many bytes of what we send.
+    private static let slowRelay = """
+        import os, socket, sys, threading, time
+        s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+        left = int(sys.argv[3])
+        def up():
+            global left
+            while left > 0:
+                b = os.read(0, 4096)
+                if not b: return
+                time.sleep(len(b) / 1e5)
+                s.sendall(b)
+                left -= len(b)
+        threading.Thread(target=up, daemon=True).start()
+        for b in iter(lambda: s.recv(65536), b''): os.write(1, b)
+        """
+
+    @Test(arguments: [1_000_000, 100_000])
+    func aSlowLineIsNoSilence(carried: Int) throws {
+        let relay = "\(server.directory)/slow.py"
+        try Files.writeAtomically(Self.slowRelay, to: relay)
+        let host = try host(server.stanza("alias", "ProxyCommand python3 \(relay) %h %p \(carried)"))
+        let input = [UInt8](repeating: 7, count: 400_000)
+        let count = Result { try host.run("wc -c", input: input, silence: .seconds(1)) }
+        if carried > input.count {
+            // Four seconds without a byte from there, and all was handed to the system long before.
+            #expect(try count.get().text == "400000")
+        } else {
+            let error = #expect(throws: RemoteError.self) { try count.get() }
+            #expect(error?.code == .timedOut)
+        }
+    }
+
     @Test func proxyCommandThatFailsIsQuoted() throws {
         let error = try failure(try host(server.stanza("alias", "ProxyCommand echo no such proxy >&2")))
         #expect(error.phase == .handshake)

@@ -1,4 +1,5 @@
 import Basics
+import Glibc
 import Testing
 
 @testable import Wire
@@ -21,6 +22,66 @@ import Testing
         #expect(try MessageCoding.decode(TrainerCommand.self, from: first.payload) == .stop)
         #expect(try b.receive() == Frame(.bytes, big))
         #expect(try b.receive() == nil)
+    }
+
+    /// A channel over two pipes, as a bridge hands them over: ours, the far side's, and the bridge's end of its life.
+    private func bridged() throws -> (FrameChannel, FrameChannel, life: Int32) {
+        var (up, down): ([Int32], [Int32]) = ([-1, -1], [-1, -1])
+        try #require(pipe(&up) == 0 && pipe(&down) == 0)
+        let (ours, theirs) = try UnixSocket.pair()
+        return (
+            FrameChannel(reading: up[0], writing: down[1], life: ours),
+            FrameChannel(reading: down[0], writing: up[1]), theirs
+        )
+    }
+
+    @Test func framesPassThroughPipesThatWereHandedOver() throws {
+        let (channel, far, life) = try bridged()
+        defer { UnixSocket.close(life) }
+        // More than a pipe holds, both ways.
+        let big = (0..<5_000_000).map { UInt8(truncatingIfNeeded: $0) }
+        OSThread.start(name: "echo") {
+            while let frame = try? channel.receive() { try? channel.send(frame) }
+        }
+        for count in [big.count, 1, 0] {
+            let sent = Mailbox<Void>()
+            OSThread.start(name: "sender") {
+                try? far.send(Frame(.bytes, Array(big[..<count])))
+                sent.put(())
+            }
+            #expect(try far.receive() == Frame(.bytes, Array(big[..<count])))
+            sent.take()
+        }
+        // No event ends a receive with a deadline early, nor keeps it.
+        let (silent, _, other) = try bridged()
+        #expect(throws: FrameError.timeout) { try silent.receive(timeoutMilliseconds: 20) }
+        UnixSocket.close(other)
+    }
+
+    @Test(arguments: [true, false])
+    func whoWaitsForPipesHearsTheEnd(isOurs: Bool) throws {
+        let (channel, far, life) = try bridged()
+        let heard = Mailbox<Result<Frame?, any Error>>()
+        let failed = Mailbox<Bool>()
+        OSThread.start(name: "reader") { heard.put(Result { try channel.receive() }) }
+        OSThread.start(name: "writer") {
+            // Nobody reads: this fills the pipe and waits.
+            do {
+                try channel.send(Frame(.bytes, [UInt8](repeating: 0, count: 8 << 20)))
+                failed.put(false)
+            } catch {
+                failed.put(true)
+            }
+        }
+        if isOurs {
+            channel.close()
+            var byte: UInt8 = 0
+            #expect(read(life, &byte, 1) == 0)
+        }
+        UnixSocket.close(life)
+        #expect(try heard.take().get() == nil)
+        #expect(failed.take())
+        _ = far
     }
 
     @Test(arguments: [

@@ -29,6 +29,7 @@ struct AgentServices: Sendable {
     /// Ends the process after the reply is out.
     func end(wipe: Bool) {
         logger.notice("agent ends")
+        try? Files.remove(directory.bridges)
         try? Files.remove(directory.socket)
         try? Files.remove(directory.identity)
         if wipe { try? Files.remove(directory.root) }
@@ -97,6 +98,7 @@ enum AgentProgram {
         )
         // A path of more than 107 bytes does not fit a socket address; the name alone does.
         guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
+        let bridges = try UnixSocket.listen("bridge.sock")
         let listener = try UnixSocket.listen("agent.sock")
         services.serve.resume()
         keeper.start { reason in
@@ -108,11 +110,28 @@ enum AgentProgram {
             close(ready)
         }
         logger.notice("agent is up", metadata: ["pid": "\(pid)"])
+        OSThread.start(name: "bridges") {
+            while let bridge = UnixSocket.accept(bridges) {
+                OSThread.start(name: "connection") { talk(over: bridge, services) }
+            }
+        }
         while let socket = UnixSocket.accept(listener) {
             OSThread.start(name: "connection") {
                 AgentConnection(channel: FrameChannel(socket: socket), agent: services).run()
             }
         }
         _ = consume lock
+    }
+
+    /// Takes the ends that a bridge hands over, and answers on them.
+    private static func talk(over bridge: Int32, _ services: AgentServices) {
+        do {
+            let ends = try UnixSocket.receive(2, over: bridge)
+            let channel = FrameChannel(reading: ends[0], writing: ends[1], life: bridge)
+            AgentConnection(channel: channel, agent: services).run()
+        } catch {
+            services.logger.info("a bridge handed nothing over: \(error)")
+            UnixSocket.close(bridge)
+        }
     }
 }

@@ -28,23 +28,34 @@ final class ChunkService {
         for _ in 0..<parts { wire += try payload() }
         let arrived = try ArrivedManifest(wire, base: base.map { try store.manifestBytes($0) }, as: name)
         offered = arrived
-        let chunks = arrived.manifest.chunks
+        try channel.send(AgentReply.done)
+        try channel.send(Frame(.bytes, missing(of: arrived.manifest.chunks)))
+    }
+
+    /// A bit for each chunk: set when it is not here.
+    private func missing(of chunks: [Digest]) -> [UInt8] {
         let missing = Set(store.missing(from: chunks))
         var bits = [UInt8](repeating: 0, count: (chunks.count + 7) / 8)
         for (index, chunk) in chunks.enumerated() where missing.contains(chunk) {
             bits[index / 8] |= 1 << UInt8(index % 8)
         }
-        try channel.send(AgentReply.done)
-        try channel.send(Frame(.bytes, bits))
+        return bits
     }
 
     /// Takes batches up to the end, or to the end of the connection: what arrived whole is kept in either case.
+    ///
+    /// Questions among them are answered in their turn.
     func put() throws {
         let writer = ChunkWriter(store)
         var count: UInt64 = 0
         do {
             while true {
-                let bytes = try payload()
+                let frame = try next()
+                if frame.kind == .question {
+                    try channel.send(Frame(.bytes, missing(of: Self.names(frame.payload))))
+                    continue
+                }
+                let bytes = frame.payload
                 if bytes.isEmpty { break }
                 try writer.take(ChunkBatch(wire: bytes))
                 count += 1
@@ -66,7 +77,7 @@ final class ChunkService {
                     exitCode: error.exitCode.rawValue
                 )
             )
-            while try !payload().isEmpty {}
+            while try next() != Frame(.bytes, []) {}
             return
         }
         try channel.send(AgentReply.done)
@@ -91,13 +102,7 @@ final class ChunkService {
 
     /// Sends the chunks whose names follow.
     func send() throws {
-        let names = try payload()
-        guard names.count % 32 == 0 else { throw FrameError.malformed("\(names.count) bytes are no names") }
-        let chunks = names.withUnsafeBytes { raw in
-            stride(from: 0, to: raw.count, by: 32).map {
-                Digest(raw: UnsafeRawBufferPointer(rebasing: raw[$0..<$0 + 32]))
-            }
-        }
+        let chunks = try Self.names(payload())
         if let first = store.missing(from: chunks).first {
             throw AgentError("chunk \(first.short) is not in the store of this host", exitCode: .badInput)
         }
@@ -118,6 +123,23 @@ final class ChunkService {
             throw FrameError.malformed("a bytes frame was announced and did not come")
         }
         return frame.payload
+    }
+
+    /// What comes in a stream of chunks.
+    private func next() throws -> Frame {
+        guard let frame = try channel.receive(), frame.kind != .message else {
+            throw FrameError.malformed("a stream of chunks ended in the middle")
+        }
+        return frame
+    }
+
+    private static func names(_ bytes: [UInt8]) throws -> [Digest] {
+        guard bytes.count % 32 == 0 else { throw FrameError.malformed("\(bytes.count) bytes are no names") }
+        return bytes.withUnsafeBytes { raw in
+            stride(from: 0, to: raw.count, by: 32).map {
+                Digest(raw: UnsafeRawBufferPointer(rebasing: raw[$0..<$0 + 32]))
+            }
+        }
     }
 
     /// Pieces that fit a frame.

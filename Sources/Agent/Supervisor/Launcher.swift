@@ -83,18 +83,28 @@ enum Launcher {
     }
 }
 
-/// `coord-worker bridge`: joins standard input and output to the agent's socket, as `docker system dial-stdio` does.
+/// `coord-worker bridge`: joins standard input and output to the agent, as `docker system dial-stdio` does.
 enum Bridge {
+    /// Gives both to the agent and waits for the end of the conversation, so that no byte of it passes through here.
     static func run(directory: AgentDirectory) throws {
         guard chdir(directory.root) == 0 else { throw FileError(.read, directory.root, errno: errno) }
-        try join(UnixSocket.connect("agent.sock"))
+        guard let agent = try? UnixSocket.connect("bridge.sock") else {
+            // An agent of an older build takes conversations only.
+            return try join(UnixSocket.connect("agent.sock"))
+        }
+        try say(bridgeSentinel)
+        try UnixSocket.send([0, 1], over: agent)
+        var byte: UInt8 = 0
+        while read(agent, &byte, 1) < 0, errno == EINTR {}
+    }
+
+    private static func say(_ text: String) throws {
+        try Array(text.utf8).withUnsafeBytes { try Files.writeAll($0, to: 1, path: "standard output") }
     }
 
     /// Says the sentinel and carries bytes both ways until the socket ends.
     static func join(_ socket: Int32) throws {
-        try Array(bridgeSentinel.utf8).withUnsafeBytes {
-            try Files.writeAll($0, to: 1, path: "standard output")
-        }
+        try say(bridgeSentinel)
         let ended = Mailbox<Void>()
         OSThread.start(name: "bridge-in") {
             copy(from: 0, to: socket)

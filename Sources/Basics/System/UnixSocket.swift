@@ -65,6 +65,24 @@ public enum UnixSocket {
         return (ends[0], ends[1])
     }
 
+    /// Gives descriptors to the process at the other end; both have them then.
+    ///
+    /// - Throws: ``FileError``.
+    public static func send(_ descriptors: [Int32], over socket: Int32) throws {
+        let result = coord_send_descriptors(socket, descriptors, Int32(descriptors.count))
+        guard result == 0 else { throw FileError(.write, "descriptors", errno: -result) }
+    }
+
+    /// Takes exactly so many descriptors from the process at the other end.
+    ///
+    /// - Throws: ``FileError``; `EPROTO` when something else comes.
+    public static func receive(_ count: Int, over socket: Int32) throws -> [Int32] {
+        var descriptors = [Int32](repeating: -1, count: count)
+        let result = coord_receive_descriptors(socket, &descriptors, Int32(count))
+        guard result == 0 else { throw FileError(.read, "descriptors", errno: -result) }
+        return descriptors
+    }
+
     /// Closes a descriptor; a thread that waits in `accept` on it is woken first.
     public static func close(_ descriptor: Int32) {
         shutdown(descriptor, Int32(SHUT_RDWR))

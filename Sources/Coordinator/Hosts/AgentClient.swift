@@ -7,7 +7,7 @@ package import Wire
 package final class AgentClient: Sendable {
     let channel: FrameChannel
     package let host: String
-    /// How long the greeting took, an idle connection's question and answer; unit: seconds.
+    /// How long an idle connection's question and answer take; unit: seconds.
     let roundTrip: Double
 
     /// Greets the agent.
@@ -32,8 +32,18 @@ package final class AgentClient: Sendable {
                 exitCode: .protocolVersion
             )
         }
-        roundTrip = Machine.monotonicSeconds - begin
+        var shortest = Machine.monotonicSeconds - begin
+        // On a short way the greeting took mostly what threads needed to wake up, which says nothing about the way.
+        for _ in 0..<3 where shortest < Self.short {
+            let begin = Machine.monotonicSeconds
+            _ = try Self.ask(channel, host, .known([]), timeout: 20_000, limit: 64 << 10)
+            shortest = min(shortest, Machine.monotonicSeconds - begin)
+        }
+        roundTrip = shortest
     }
+
+    /// A round trip that may be mostly the two machines' own; unit: seconds.
+    private static let short = 0.02
 
     /// Asks and waits for the answer.
     ///
@@ -112,9 +122,12 @@ package final class AgentClient: Sendable {
     }
 
     /// Sends a bytes frame.
-    func send(bytes: [UInt8]) throws {
+    func send(bytes: [UInt8]) throws { try send(Frame(.bytes, bytes)) }
+
+    /// Sends a frame.
+    func send(_ frame: Frame) throws {
         do {
-            try channel.send(Frame(.bytes, bytes))
+            try channel.send(frame)
         } catch let error as FrameError {
             throw LostConnection(host: host, cause: error)
         }

@@ -19,6 +19,13 @@ package final class BulkLink: Sendable {
     private let open: @Sendable () throws -> AgentClient
     private let state = Mutex(State())
 
+    /// What a host's shell runs to join a channel to its agent; both parts as the shell takes them.
+    ///
+    /// OpenBLAS, which is in every worker program, would start a thread for each core at once, and have it spin.
+    package static func bridge(_ program: String, _ root: String) -> String {
+        "OPENBLAS_NUM_THREADS=1 exec \(program) bridge --directory \(root)"
+    }
+
     /// - Parameter open: makes a connection that was greeted.
     package init(host: String, open: @escaping @Sendable () throws -> AgentClient) {
         self.host = host

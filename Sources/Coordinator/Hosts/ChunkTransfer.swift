@@ -4,6 +4,9 @@ internal import Dispatch
 internal import Synchronization
 internal import Wire
 
+/// Chunks as they are found; nil behind the last.
+typealias FoundChunks = Mailbox<[Digest]?>
+
 /// Chunks between our store and a host's: what is there already is not sent, what arrives is verified, what arrived
 /// before a cut is not sent again.
 package enum ChunkTransfer {
@@ -63,6 +66,72 @@ package enum ChunkTransfer {
         )
     }
 
+    /// Cuts and hashes files, and sends them to several hosts meanwhile.
+    ///
+    /// - Parameters:
+    ///   - tree: listed, not scanned.
+    ///   - bases: older manifests of the same files, which the hosts may have.
+    ///   - ended: told how it went with each host, by its place in the list, on several threads; all were told when
+    ///     this returns.
+    /// - Throws: what went wrong with the files; then nobody was told.
+    package static func push(
+        scanning tree: FileTree,
+        bases: [[UInt8]] = [],
+        to links: [BulkLink],
+        ended: @escaping @Sendable (Int, Result<TransferState, any Error>) -> Void
+    ) throws {
+        let shared = links.count > 1 ? ChunkShare(tree) : nil
+        let found = links.map { _ in FoundChunks() }
+        let failure = Mutex<(any Error)?>(nil)
+        let scanned = DispatchGroup()
+        scanned.enter()
+        let all = DispatchGroup()
+        for (place, link) in links.enumerated() {
+            all.enter()
+            OSThread.start(name: "push-\(link.host)") {
+                defer { all.leave() }
+                let early = sendEarly(found[place], from: shared ?? tree, to: link)
+                scanned.wait()
+                guard failure.withLock({ $0 == nil }) else { return }
+                ended(
+                    place,
+                    Result {
+                        var state = try push(tree, bases: bases, to: link, shared: shared)
+                        state.onTheLine += early.onTheLine
+                        state.connections = max(state.connections, early.connections)
+                        return state
+                    }
+                )
+            }
+        }
+        do {
+            try tree.scan { chunks in for list in found { list.put(chunks) } }
+        } catch {
+            failure.withLock { $0 = error }
+        }
+        for list in found { list.put(nil) }
+        scanned.leave()
+        all.wait()
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    /// Sends what is wanted of chunks that are still being found.
+    ///
+    /// Whatever goes wrong here: the push that follows asks once more for all of them, and says why it cannot go on.
+    /// - Returns: when all was found and sent, or nothing more can be.
+    private static func sendEarly(
+        _ found: FoundChunks,
+        from source: any ChunkSource,
+        to link: BulkLink
+    ) -> (onTheLine: Int64, connections: Int) {
+        let onTheLine = Atomic<Int64>(0)
+        let job = PushJob(source: source, found: found) { _, size in
+            onTheLine.add(Int64(size), ordering: .relaxed)
+        }
+        try? link.with { try job.run(first: $0, link: link) }
+        return (onTheLine.load(ordering: .relaxed), job.connections)
+    }
+
     /// What is offered to a host.
     struct Offer: Sendable {
         var name: Digest
@@ -103,12 +172,13 @@ package enum ChunkTransfer {
                 guard let wanted else { return TransferState() }
                 let counter = TransferProgress(offer.manifest, wanted: wanted, tell: progress)
                 counter.arrived([], onTheLine: listSize)
-                if !wanted.isEmpty {
-                    try PushJob(source: source, wanted: wanted, progress: counter, attempt: attempt)
-                        .run(first: client, link: link)
+                let job = PushJob(source: source, wanted: wanted) { chunks, size in
+                    attempt.mark()
+                    counter.arrived(chunks, onTheLine: size)
                 }
+                if !wanted.isEmpty { try job.run(first: client, link: link) }
                 try client.call(.publish(offer.name))
-                return counter.state
+                return counter.state(connections: job.connections)
             }
         }
     }
@@ -130,12 +200,15 @@ package enum ChunkTransfer {
         }
         try client.call(.offer(offer.name, base: base, parts: parts.count), parts: parts)
         let bits = try client.receiveBytes()
-        let chunks = offer.manifest.chunks
+        return (try missing(of: offer.manifest.chunks, bits, client.host), wire.count + bits.count)
+    }
+
+    /// The chunks whose bit is set in an answer.
+    static func missing(of chunks: [Digest], _ bits: [UInt8], _ host: String) throws -> [Digest] {
         guard bits.count == (chunks.count + 7) / 8 else {
-            throw CoordinatorError("\(client.host): an answer about \(bits.count * 8) chunks", exitCode: .bug)
+            throw CoordinatorError("\(host): an answer about \(bits.count * 8) chunks", exitCode: .bug)
         }
-        let wanted = chunks.indices.filter { bits[$0 / 8] & (1 << UInt8($0 % 8)) != 0 }.map { chunks[$0] }
-        return (wanted, wire.count + bits.count)
+        return chunks.indices.filter { bits[$0 / 8] & (1 << UInt8($0 % 8)) != 0 }.map { chunks[$0] }
     }
 
     /// Fetches what we lack of a manifest, and the manifest last.
@@ -158,17 +231,16 @@ package enum ChunkTransfer {
                 let missing = store.missingChunks(of: arrived.manifest)
                 let counter = TransferProgress(arrived.manifest, wanted: missing, tell: progress)
                 counter.arrived([], onTheLine: wire.count)
-                if !missing.isEmpty {
-                    try PullJob(
-                        store: store,
-                        wanted: missing,
-                        averageSize: Int(arrived.manifest.size) / max(1, arrived.manifest.chunks.count),
-                        progress: counter,
-                        attempt: attempt
-                    ).run(first: client, link: link)
-                }
+                let job = PullJob(
+                    store: store,
+                    wanted: missing,
+                    averageSize: Int(arrived.manifest.size) / max(1, arrived.manifest.chunks.count),
+                    progress: counter,
+                    attempt: attempt
+                )
+                if !missing.isEmpty { try job.run(first: client, link: link) }
                 try store.importManifest(arrived)
-                return counter.state
+                return counter.state(connections: job.connections)
             }
         }
     }

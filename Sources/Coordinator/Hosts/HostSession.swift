@@ -176,7 +176,7 @@ final class HostSession: Sendable {
 
     func openClient(_ host: any Host) throws -> AgentClient {
         let program = state.withLock { $0.program }
-        let socket = try host.openStream("\(shell(program)) bridge --directory \(shell(remoteRoot))")
+        let socket = try host.openStream(BulkLink.bridge(shell(program), shell(remoteRoot)))
         do {
             let channel = try FrameChannel.afterSentinel(socket: socket, timeoutMilliseconds: 20_000)
             return try AgentClient(

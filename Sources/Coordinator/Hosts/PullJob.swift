@@ -55,6 +55,9 @@ final class PullJob: Sendable {
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
 
+    /// How many connections were used in the end.
+    var connections: Int { state.withLock { $0.plan.lanes } }
+
     private func carry(on client: AgentClient, link: BulkLink) {
         let writer = ChunkWriter(store)
         do {
@@ -113,7 +116,7 @@ final class PullJob: Sendable {
                 state.measured = now
                 return state.plan.measured(bytes: batch.size, seconds: seconds)
             }
-            if more { open(link) }
+            for _ in 0..<more { open(link) }
         }
     }
 

@@ -17,29 +17,44 @@ final class PushJob: Sendable {
     private static let stride = 16
 
     private struct State {
-        var next = 0
         var failure: (any Error)?
         var plan: LanePlan
         var measured: Double
+        /// Questions without an answer, and one more until the last was asked.
+        var open = 1
     }
 
     private let source: any ChunkSource
-    private let wanted: [Digest]
-    private let progress: TransferProgress
-    private let attempt: ChunkTransfer.Attempt
+    private let wanted: SendList
+    /// Chunks as they are found; which of them are wanted is asked on the first connection.
+    private let found: FoundChunks?
+    private let arrived: @Sendable ([Digest], _ onTheLine: Int) -> Void
     private let state: Mutex<State>
     private let lanes = DispatchGroup()
 
+    /// - Parameter arrived: told of what was acknowledged, on several threads.
     init(
         source: any ChunkSource,
         wanted: [Digest],
-        progress: TransferProgress,
-        attempt: ChunkTransfer.Attempt
+        arrived: @escaping @Sendable ([Digest], _ onTheLine: Int) -> Void
     ) {
         self.source = source
-        self.wanted = wanted
-        self.progress = progress
-        self.attempt = attempt
+        self.wanted = SendList(wanted, isClosed: true)
+        found = nil
+        self.arrived = arrived
+        state = Mutex(State(plan: LanePlan(roundTrip: 0), measured: Machine.monotonicSeconds))
+    }
+
+    /// Sends what is wanted of chunks that are still being found.
+    init(
+        source: any ChunkSource,
+        found: FoundChunks,
+        arrived: @escaping @Sendable ([Digest], _ onTheLine: Int) -> Void
+    ) {
+        self.source = source
+        wanted = SendList(isClosed: false)
+        self.found = found
+        self.arrived = arrived
         state = Mutex(State(plan: LanePlan(roundTrip: 0), measured: Machine.monotonicSeconds))
     }
 
@@ -48,63 +63,115 @@ final class PushJob: Sendable {
     /// - Throws: the first failure of any connection; then all have ended.
     func run(first: AgentClient, link: BulkLink) throws {
         state.withLock { $0.plan = LanePlan(roundTrip: first.roundTrip) }
-        carry(on: first, link: link)
+        carry(on: first, link: link, asks: found != nil)
         lanes.wait()
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
 
+    /// How many connections were used in the end.
+    var connections: Int { state.withLock { $0.plan.lanes } }
+
     /// One connection's part; what goes wrong is kept for ``run(first:link:)``.
-    private func carry(on client: AgentClient, link: BulkLink) {
+    private func carry(on client: AgentClient, link: BulkLink, asks: Bool = false) {
+        let lane = Lane(client)
+        let others = DispatchGroup()
+        defer { others.wait() }
         do {
             try client.send(.putChunks)
-            let window = DispatchSemaphore(value: 0)
-            for _ in 0..<Self.window { window.signal() }
-            let underWay = Mutex<[(chunks: [Digest], size: Int)]>([])
-            let reader = DispatchGroup()
-            reader.enter()
-            let box = Lane(client: client, window: window, underWay: underWay)
-            OSThread.start(name: "ack-\(client.host)") { [self] in
-                listen(box, link: link)
-                reader.leave()
-            }
-            defer { reader.wait() }
-            do {
-                while !hasFailed, let batch = try nextBatch() {
-                    window.wait()
-                    if hasFailed { break }
-                    let chunks = batch.entries.map(\.chunk)
-                    let size = batch.size
-                    let wire = batch.wire()
-                    box.underWay.withLock { $0.append((chunks, size)) }
-                    try client.send(bytes: wire)
-                }
-                try client.send(bytes: [])
-            } catch {
-                // Whatever the listener is waiting for does not come any more.
-                fail(error)
-                client.channel.close()
-            }
         } catch {
-            fail(error)
+            return fail(error)
         }
+        for _ in 0..<Self.window { lane.window.signal() }
+        others.enter()
+        OSThread.start(name: "ack-\(client.host)") { [self] in
+            listen(lane, link: link)
+            others.leave()
+        }
+        if asks, let found {
+            others.enter()
+            OSThread.start(name: "ask-\(client.host)") { [self] in
+                ask(found, on: lane)
+                others.leave()
+            }
+        }
+        do {
+            while !hasFailed, let batch = try nextBatch() {
+                lane.window.wait()
+                if hasFailed { break }
+                let chunks = batch.entries.map(\.chunk)
+                let size = batch.size
+                try lane.send(.batch(chunks, size: size), Frame(.bytes, batch.wire()))
+            }
+            try client.send(bytes: [])
+        } catch {
+            // Whatever the listener is waiting for does not come any more.
+            fail(error)
+            client.channel.close()
+        }
+    }
+
+    /// What was sent and not answered yet.
+    private enum Sent {
+        case batch([Digest], size: Int)
+        case question([Digest])
     }
 
     private final class Lane: Sendable {
         let client: AgentClient
-        let window: DispatchSemaphore
-        let underWay: Mutex<[(chunks: [Digest], size: Int)]>
-        init(
-            client: AgentClient,
-            window: DispatchSemaphore,
-            underWay: consuming sending Mutex<[(chunks: [Digest], size: Int)]>
-        ) {
-            self.client = client
-            self.window = window
-            self.underWay = underWay
+        let window = DispatchSemaphore(value: 0)
+        private let underWay = Mutex<[Sent]>([])
+        /// Held while a frame is sent, so that answers come in the order of ``underWay``.
+        private let order = Mutex(())
+
+        init(_ client: AgentClient) { self.client = client }
+
+        func send(_ what: Sent, _ frame: Frame) throws {
+            try order.withLock { _ in
+                underWay.withLock { $0.append(what) }
+                try client.send(frame)
+            }
+        }
+
+        /// What an answer is for.
+        func answered() throws -> Sent {
+            guard let sent = underWay.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) else {
+                throw CoordinatorError("\(client.host): acknowledged what was not sent", exitCode: .bug)
+            }
+            return sent
         }
     }
 
-    /// Reads acknowledgements until the last word.
+    /// Asks for what is found which of it is wanted, up to the end.
+    private func ask(_ found: FoundChunks, on lane: Lane) {
+        var seen: Set<Digest> = []
+        // All of it is taken also when nobody is left to ask: it is not kept for anybody else.
+        while let chunks = found.take() {
+            let new = chunks.filter { seen.insert($0).inserted }
+            guard !new.isEmpty, !hasFailed else { continue }
+            var names: [UInt8] = []
+            names.reserveCapacity(new.count * 32)
+            for chunk in new { chunk.append(to: &names) }
+            state.withLock { $0.open += 1 }
+            do {
+                try lane.send(.question(new), Frame(.question, names))
+            } catch {
+                fail(error)
+                lane.client.channel.close()
+            }
+        }
+        settled()
+    }
+
+    /// A question was answered, or the last one asked.
+    private func settled() {
+        let isAll = state.withLock { state in
+            state.open -= 1
+            return state.open == 0
+        }
+        if isAll { wanted.close() }
+    }
+
+    /// Reads acknowledgements and answers until the last word.
     private func listen(_ lane: Lane, link: BulkLink) {
         // Whoever waits for room must not wait for ever.
         defer { for _ in 0...Self.window { lane.window.signal() } }
@@ -116,17 +183,16 @@ final class PushJob: Sendable {
                     try lane.client.check(frame)
                     return
                 }
-                let done = lane.underWay.withLock { $0.isEmpty ? nil : $0.removeFirst() }
-                guard let done else {
-                    throw CoordinatorError(
-                        "\(lane.client.host): acknowledged what was not sent",
-                        exitCode: .bug
-                    )
+                switch try lane.answered() {
+                case .batch(let chunks, let size):
+                    lane.window.signal()
+                    arrived(chunks, size)
+                    for _ in 0..<measure(size) { open(link) }
+                case .question(let chunks):
+                    wanted.append(try ChunkTransfer.missing(of: chunks, frame.payload, lane.client.host))
+                    arrived([], chunks.count * 32 + frame.payload.count)
+                    settled()
                 }
-                lane.window.signal()
-                attempt.mark()
-                progress.arrived(done.chunks, onTheLine: done.size)
-                if measure(done.size) { open(link) }
             }
         } catch {
             fail(error)
@@ -134,7 +200,8 @@ final class PushJob: Sendable {
         }
     }
 
-    private func measure(_ size: Int) -> Bool {
+    /// How many more connections are worth a try.
+    private func measure(_ size: Int) -> Int {
         let now = Machine.monotonicSeconds
         return state.withLock { state in
             let seconds = now - state.measured
@@ -162,19 +229,16 @@ final class PushJob: Sendable {
             // What a host refuses says more than the end of the connection that follows.
             if state.failure == nil || state.failure is LostConnection { state.failure = error }
         }
+        wanted.close()
     }
 
-    /// The next chunks of the list, as many as fill a batch; nil at its end.
+    /// The next chunks of the list, as many as fill a batch or are there; nil at its end.
     private func nextBatch() throws -> ChunkBatch? {
         var batch = ChunkBatch()
         while !batch.isFull {
-            let share = state.withLock { state in
-                let end = min(wanted.count, state.next + (batch.isEmpty ? 1 : Self.stride))
-                defer { state.next = end }
-                return state.next..<end
-            }
+            let share = wanted.take(batch.isEmpty ? 1 : Self.stride, waits: batch.isEmpty)
             guard !share.isEmpty else { break }
-            for index in share { try source.append(wanted[index], to: &batch) }
+            for chunk in share { try source.append(chunk, to: &batch) }
         }
         return batch.isEmpty ? nil : batch
     }

@@ -14,6 +14,8 @@ package struct TransferState: Sendable, Equatable {
     package var total: Int64 = 0
     /// What it took on the line; unit: bytes.
     package var onTheLine: Int64 = 0
+    /// Connections that it used in the end.
+    package var connections = 1
     /// Recent speed; unit: bytes of content a second.
     package var bytesPerSecond = 0.0
 
@@ -98,5 +100,11 @@ final class TransferProgress: Sendable {
         if let news { tell(news) }
     }
 
-    var state: TransferState { counts.withLock { $0.state } }
+    /// What it came to, over so many connections.
+    func state(connections: Int) -> TransferState {
+        counts.withLock { counts in
+            counts.state.connections = connections
+            return counts.state
+        }
+    }
 }

@@ -10,6 +10,8 @@ struct WorkerUpload {
     static let partSize = 4 << 20
     /// So often in a row a connection may break without anything having arrived.
     private static let patience = 4
+    /// How long not a byte may get on before a connection counts as broken, however slow it is.
+    private static let silence = Duration.seconds(60)
 
     let host: any Host
     let worker: WorkerBinary
@@ -24,7 +26,7 @@ struct WorkerUpload {
         hash() { sha256sum 2>/dev/null || shasum -a 256 2>/dev/null || openssl dgst -sha256 -r; }
         """
 
-    /// - Parameter progress: called after each part with what is there.
+    /// - Parameter progress: told what is there whenever that was looked at and has become more.
     /// - Throws: ``CoordinatorError``, `RemoteError`, `FileError`.
     func run(progress: (ByteCount) -> Void) throws {
         let bytes = try Files.read(worker.path)
@@ -35,11 +37,15 @@ struct WorkerUpload {
             )
         }
         var failures = 0
+        var most = 0
         while true {
             var arrived = false
             do {
                 return try send(bytes) { count in
+                    // Also what was cut off within a part is there when the next try looks.
+                    guard count > most else { return }
                     arrived = true
+                    most = count
                     progress(ByteCount(count))
                 }
             } catch let error as RemoteError where error.exitCode == .unreachable {
@@ -52,6 +58,7 @@ struct WorkerUpload {
 
     private func send(_ bytes: [UInt8], arrived: (Int) -> Void) throws {
         var offset = try resume(bytes)
+        if offset > 0 { arrived(offset) }
         while offset < bytes.count {
             let piece = Array(bytes[offset..<min(offset + Self.partSize, bytes.count)])
             // The count is checked there: what an older connection still wrote must not be written behind.
@@ -61,7 +68,8 @@ struct WorkerUpload {
                 [ "$(wc -c < \(part))" -eq \(offset) ] || { echo 'the file has another size' >&2; exit 1; }
                 cat >> \(part) && tail -c +\(offset + 1) \(part) | hash
                 """,
-                input: piece
+                input: piece,
+                silence: Self.silence
             )
             guard result.exit.isSuccess else { throw failure(result.errorText) }
             guard Digest(hex: result.text.prefix(64)) == Digest(of: piece) else {
