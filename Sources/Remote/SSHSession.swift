@@ -51,9 +51,6 @@ final class SSHSession: @unchecked Sendable {
         }
         self.socket = socket
         self.lent = lent
-        // libssh writes all that it has as soon as some of it can be written. What carries us may be a socket that
-        // would block, for as long as a proxy or a jump takes nothing.
-        _ = fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK)
         self.handle = handle
         self.endpoint = endpoint
         self.carrier = carrier

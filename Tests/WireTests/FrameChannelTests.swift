@@ -53,8 +53,9 @@ import Testing
             sent.take()
         }
         // No event ends a receive with a deadline early, nor keeps it.
-        let (silent, _, other) = try bridged()
+        let (silent, quiet, other) = try bridged()
         #expect(throws: FrameError.timeout) { try silent.receive(timeoutMilliseconds: 20) }
+        withExtendedLifetime(quiet) {}
         UnixSocket.close(other)
     }
 
@@ -81,7 +82,7 @@ import Testing
         UnixSocket.close(life)
         #expect(try heard.take().get() == nil)
         #expect(failed.take())
-        _ = far
+        withExtendedLifetime(far) {}
     }
 
     @Test(arguments: [
