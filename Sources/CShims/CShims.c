@@ -118,7 +118,7 @@ int coord_socket_pair(int ends[2]) {
 
 enum { most_descriptors = 4 };
 
-int coord_send_descriptors(int socket, const int *descriptors, int count) {
+int coord_give_ends(int socket, const int *descriptors, int count) {
     char byte = 0;
     struct iovec data = {&byte, 1};
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(most_descriptors * sizeof(int))] = {0};
@@ -136,7 +136,7 @@ int coord_send_descriptors(int socket, const int *descriptors, int count) {
     return sent == 1 ? 0 : -errno;
 }
 
-int coord_receive_descriptors(int socket, int *descriptors, int count) {
+int coord_take_ends(int socket, int *descriptors, int count) {
     char byte;
     struct iovec data = {&byte, 1};
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(most_descriptors * sizeof(int))];

@@ -34,7 +34,9 @@ struct Sweep: Sendable {
     /// `coord-worker sweep`, behind an agent that has ended: proves that nothing is left, and removes the rest.
     func finish(wipes: Bool) -> SweepReport {
         var report = run(includesAgent: true)
-        var paths = [directory.socket, directory.bridges, directory.identity, directory.terms, directory.boot]
+        var paths = [
+            directory.socket, directory.bridges, directory.identity, directory.terms, directory.boot,
+        ]
         // Whoever holds the lock is an agent that was started meanwhile: its files are its own.
         guard let lock = try? FileLock(directory.lock) else {
             report.left.append("\(directory.lock) is held: an agent was started meanwhile")

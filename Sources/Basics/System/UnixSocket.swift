@@ -69,7 +69,7 @@ public enum UnixSocket {
     ///
     /// - Throws: ``FileError``.
     public static func send(_ descriptors: [Int32], over socket: Int32) throws {
-        let result = coord_send_descriptors(socket, descriptors, Int32(descriptors.count))
+        let result = coord_give_ends(socket, descriptors, Int32(descriptors.count))
         guard result == 0 else { throw FileError(.write, "descriptors", errno: -result) }
     }
 
@@ -78,7 +78,7 @@ public enum UnixSocket {
     /// - Throws: ``FileError``; `EPROTO` when something else comes.
     public static func receive(_ count: Int, over socket: Int32) throws -> [Int32] {
         var descriptors = [Int32](repeating: -1, count: count)
-        let result = coord_receive_descriptors(socket, &descriptors, Int32(count))
+        let result = coord_take_ends(socket, &descriptors, Int32(count))
         guard result == 0 else { throw FileError(.read, "descriptors", errno: -result) }
         return descriptors
     }
