@@ -58,7 +58,12 @@ enum PushSuite {
             let ssh = connection(number, options)
             let program = "\(host.root)/coord-worker"
             if try !ssh.run("cmp -s \(options.worker) \(program)").exit.isSuccess {
-                try ssh.upload(options.worker, to: program, mode: 0o755)
+                let sent = try ssh.run(
+                    "mkdir -p \(host.root) && cat > \(program) && chmod 755 \(program)",
+                    input: try Files.read(options.worker),
+                    silence: .seconds(60)
+                )
+                guard sent.exit.isSuccess else { fatalProblem(sent.errorText) }
             }
             let started = try ssh.run("\(program) start --directory \(host.root)/agent --cluster \(cluster)")
             guard started.exit.isSuccess else { fatalProblem(started.errorText) }

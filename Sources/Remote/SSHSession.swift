@@ -171,7 +171,7 @@ final class SSHSession: @unchecked Sendable {
             lastHeard = now
         }
         // Before the login is done a keepalive would be an error of protocol; the phases have their own deadlines.
-        guard phase == .command || phase == .stream else { return }
+        guard phase == .command || phase == .stream || phase == .upload else { return }
         let silence = lastHeard.duration(to: now)
         let keepalive = endpoint.keepalive
         if silence > keepalive.patience {
