@@ -1,5 +1,6 @@
 internal import Basics
 internal import CShims
+internal import Dispatch
 internal import Synchronization
 
 #if canImport(Glibc)
@@ -156,16 +157,59 @@ public final class FrameChannel: Sendable {
         if writing != reading { shutdown(writing, Int32(SHUT_RDWR)) }
     }
 
-    /// A descriptor of the same socket, for what follows frames on it; the caller owns it.
+    /// A socket for what follows frames here; the caller owns it, and lets this channel go.
     ///
     /// Nothing was read ahead: the first byte there is the one behind the last frame received. Don't ``close()`` this
-    /// channel then, which would end the socket; let it go.
-    /// - Throws: ``FrameError`` `.io`; also for a channel of two descriptors.
+    /// channel then, which would end the socket. The ends of a bridge are no socket: two threads, which keep the
+    /// channel, carry their bytes to and from one.
+    /// - Throws: ``FrameError`` `.io`; also for two descriptors that are no bridge's.
     public func duplicateSocket() throws -> Int32 {
-        guard reading == writing else { throw FrameError.io(errno: EINVAL) }
-        let copy = systemDuplicate(reading)
-        guard copy >= 0 else { throw FrameError.io(errno: errno) }
-        return copy
+        guard life >= 0 else {
+            guard reading == writing else { throw FrameError.io(errno: EINVAL) }
+            let copy = systemDuplicate(reading)
+            guard copy >= 0 else { throw FrameError.io(errno: errno) }
+            return copy
+        }
+        let (ours, theirs) = try UnixSocket.pair()
+        let inEnded = DispatchSemaphore(value: 0)
+        OSThread.start(name: "bridge-in") { [self] in
+            while let bytes = try? readSome(), !bytes.isEmpty, Self.send(bytes, to: ours) {}
+            shutdown(ours, Int32(SHUT_RDWR))
+            inEnded.signal()
+        }
+        OSThread.start(name: "bridge-out") { [self] in
+            var buffer = [UInt8](repeating: 0, count: Self.carried)
+            while true {
+                let count = buffer.withUnsafeMutableBytes { systemRead(ours, $0.baseAddress, $0.count) }
+                if count < 0, errno == EINTR { continue }
+                guard count > 0, (try? write(Array(buffer[..<count]))) != nil else { break }
+            }
+            shutdown(ours, Int32(SHUT_RDWR))
+            close()
+            inEnded.wait()
+            systemClose(ours)
+        }
+        return theirs
+    }
+
+    /// Bytes that are carried at a time.
+    private static let carried = 256 << 10
+
+    /// What is there, at least a byte; empty at the end.
+    private func readSome() throws -> [UInt8] {
+        try [UInt8](unsafeUninitializedCapacity: Self.carried) { target, filled in
+            while true {
+                let n = systemRead(reading, target.baseAddress, Self.carried)
+                if n >= 0 { return filled = n }
+                if errno == EINTR { continue }
+                guard errno == EAGAIN else { throw FrameError.io(errno: errno) }
+                guard try wait(for: reading, Int16(POLLIN), until: nil) else { return }
+            }
+        }
+    }
+
+    private static func send(_ bytes: [UInt8], to socket: Int32) -> Bool {
+        bytes.withUnsafeBytes { (try? Files.writeAll($0, to: socket, path: "a stream")) != nil }
     }
 
     private func write(_ bytes: [UInt8]) throws {

@@ -60,6 +60,33 @@ import Testing
     }
 
     @Test(arguments: [true, false])
+    func aSocketForWhatFollowsCarriesPipesThatWereHandedOver(endsHere: Bool) throws {
+        let (first, far, life) = try bridged()
+        var channel: FrameChannel? = consume first
+        try far.send(Frame(.message, [1]))
+        #expect(try channel?.receive() == Frame(.message, [1]))
+        let near = FrameChannel(socket: try #require(try channel?.duplicateSocket()))
+        channel = nil
+        let big = (0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 >> 3) }
+        OSThread.start(name: "echo") {
+            while let frame = try? near.receive() { try? near.send(frame) }
+            near.close()
+        }
+        OSThread.start(name: "sender") { try? far.send(Frame(.bytes, big)) }
+        #expect(try far.receive() == Frame(.bytes, big))
+        // The end of one side is the end of the other.
+        if endsHere {
+            near.close()
+            var byte: UInt8 = 0
+            #expect(recv(life, &byte, 1, 0) == 0)
+            UnixSocket.close(life)
+        } else {
+            UnixSocket.close(life)
+        }
+        #expect(throws: Never.self) { while try near.receive() != nil {} }
+    }
+
+    @Test(arguments: [true, false])
     func whoWaitsForPipesHearsTheEnd(isOurs: Bool) throws {
         let (channel, far, life) = try bridged()
         let heard = Mailbox<Result<Frame?, any Error>>()
