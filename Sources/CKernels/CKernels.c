@@ -2,6 +2,19 @@
 
 #include <string.h>
 
+// x passes as itself where it is no number: exponential() would clamp it, and the loss must see it.
+#define COORD_EACH(expression)            \
+    for (size_t i = 0; i < n; i++) {      \
+        float v = x[i], r = (expression); \
+        y[i] = v == v ? r : v;            \
+    }                                     \
+    break
+#define COORD_EACH_BACKWARD(expression)   \
+    for (size_t i = 0; i < n; i++) {      \
+        float v = x[i];                   \
+        dx[i] = dy[i] * (expression);     \
+    }                                     \
+    break
 #define COORD_ENTRY(name, arguments, ...) .name = SET(name),
 
 #if defined(__x86_64__)
@@ -11,6 +24,7 @@
 #pragma clang attribute push(__attribute__((target("sse4.2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
+#include "LayerBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
@@ -19,6 +33,7 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
+#include "LayerBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
@@ -29,6 +44,7 @@
     apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
+#include "LayerBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
@@ -56,6 +72,7 @@ void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
 #define SET(name) name##_generic
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
+#include "LayerBodies.h"
 #include "KernelTable.h"
 #undef SET
 

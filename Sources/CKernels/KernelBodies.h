@@ -214,25 +214,26 @@ static void SET(cross_entropy)(
 // x: [C, B, H, W] -> columns: [C*k*k, count*OH*OW] for the samples first ..< first + count.
 static void SET(im2col)(float *columns, const float *x, const coord_window *w, int32_t first, int32_t count) {
     const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width;
-    const int k = w->kernel, s = w->stride, p = w->padding;
+    const int k = w->kernel, s = w->stride, p = w->padding, d = w->dilation;
     float *out = columns;
     for (int c = 0; c < w->channels; c++)
         for (int ky = 0; ky < k; ky++)
             for (int kx = 0; kx < k; kx++) {
                 // Output columns lo ..< hi read inside the image.
-                int lo = p > kx ? (p - kx + s - 1) / s : 0;
-                int hi = W - 1 + p - kx < 0 ? 0 : (W - 1 + p - kx) / s + 1;
+                const int px = p - kx * d;
+                int lo = px > 0 ? (px + s - 1) / s : 0;
+                int hi = W - 1 + px < 0 ? 0 : (W - 1 + px) / s + 1;
                 if (hi > OW) hi = OW;
                 if (lo > hi) lo = hi;
                 for (int b = first; b < first + count; b++) {
                     const float *plane = x + ((size_t)c * w->samples + b) * H * W;
                     for (int oy = 0; oy < OH; oy++, out += OW) {
-                        int y = oy * s + ky - p;
+                        int y = oy * s + ky * d - p;
                         if (y < 0 || y >= H) {
                             memset(out, 0, OW * sizeof(float));
                             continue;
                         }
-                        const float *row = plane + (size_t)y * W + kx - p;
+                        const float *row = plane + (ptrdiff_t)y * W - px;
                         for (int i = 0; i < lo; i++) out[i] = 0;
                         if (s == 1)
                             for (int i = lo; i < hi; i++) out[i] = row[i];
@@ -248,22 +249,23 @@ static void SET(im2col)(float *columns, const float *x, const coord_window *w, i
 static void SET(col2im)(
     float *restrict dx, const float *restrict columns, const coord_window *w, int32_t first, int32_t count) {
     const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width;
-    const int k = w->kernel, s = w->stride, p = w->padding;
+    const int k = w->kernel, s = w->stride, p = w->padding, d = w->dilation;
     const float *in = columns;
     for (int c = 0; c < w->channels; c++) {
         memset(dx + ((size_t)c * w->samples + first) * H * W, 0, (size_t)count * H * W * sizeof(float));
         for (int ky = 0; ky < k; ky++)
             for (int kx = 0; kx < k; kx++) {
-                int lo = p > kx ? (p - kx + s - 1) / s : 0;
-                int hi = W - 1 + p - kx < 0 ? 0 : (W - 1 + p - kx) / s + 1;
+                const int px = p - kx * d;
+                int lo = px > 0 ? (px + s - 1) / s : 0;
+                int hi = W - 1 + px < 0 ? 0 : (W - 1 + px) / s + 1;
                 if (hi > OW) hi = OW;
                 if (lo > hi) lo = hi;
                 for (int b = first; b < first + count; b++) {
                     float *plane = dx + ((size_t)c * w->samples + b) * H * W;
                     for (int oy = 0; oy < OH; oy++, in += OW) {
-                        int y = oy * s + ky - p;
+                        int y = oy * s + ky * d - p;
                         if (y < 0 || y >= H) continue;
-                        float *row = plane + (size_t)y * W + kx - p;
+                        float *row = plane + (ptrdiff_t)y * W - px;
                         if (s == 1)
                             for (int i = lo; i < hi; i++) row[i] = row[i] + in[i];
                         else
@@ -271,6 +273,26 @@ static void SET(col2im)(
                     }
                 }
             }
+    }
+}
+
+// One row of outputs of a pooling whose windows reach over the border; what lies outside never wins.
+static void SET(padded_maximum)(float *out, uint8_t *at, const float *plane, int oy, const coord_window *w) {
+    const int H = w->height, W = w->width, k = w->kernel, s = w->stride, p = w->padding;
+    for (int i = 0; i < w->out_width; i++) {
+        float best = 0;
+        int place = -1;
+        for (int j = 0; j < k * k; j++) {
+            int y = oy * s - p + j / k, x = i * s - p + j % k;
+            if (y < 0 || y >= H || x < 0 || x >= W) continue;
+            float v = plane[(size_t)y * W + x];
+            if (place < 0 || v > best || v != v) {
+                best = v;
+                place = j;
+            }
+        }
+        out[i] = best;
+        at[i] = (uint8_t)place;
     }
 }
 
@@ -284,7 +306,7 @@ static void SET(maxpool)(
             const float *top = x + q * H * W + (size_t)oy * s * W;
             float *out = y + (q * OH + oy) * OW;
             uint8_t *at = where + (q * OH + oy) * OW;
-            if (k == 2 && s == 2) {
+            if (k == 2 && s == 2 && w->padding == 0) {
                 const float *low = top + W;
                 for (int i = 0; i < OW; i++) {
                     float a = top[2 * i], b = top[2 * i + 1], c = low[2 * i], d = low[2 * i + 1];
@@ -294,6 +316,10 @@ static void SET(maxpool)(
                     out[i] = down ? n : m;
                     at[i] = (uint8_t)(down ? 2 + cd : ab);
                 }
+                continue;
+            }
+            if (w->padding > 0) {
+                SET(padded_maximum)(out, at, x + q * H * W, oy, w);
                 continue;
             }
             for (int i = 0; i < OW; i++) {
@@ -315,6 +341,7 @@ static void SET(maxpool)(
 static void SET(maxpool_backward)(
     float *restrict dx, const uint8_t *restrict where, const float *restrict dy, const coord_window *w) {
     const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width, k = w->kernel, s = w->stride;
+    const int p = w->padding;
     size_t planes = (size_t)w->channels * w->samples;
     memset(dx, 0, planes * H * W * sizeof(float));
     for (size_t q = 0; q < planes; q++)
@@ -322,12 +349,12 @@ static void SET(maxpool_backward)(
             float *top = dx + q * H * W + (size_t)oy * s * W;
             const float *d = dy + (q * OH + oy) * OW;
             const uint8_t *at = where + (q * OH + oy) * OW;
-            if (k == 2 && s == 2) {
+            if (k == 2 && s == 2 && w->padding == 0) {
                 for (int i = 0; i < OW; i++) top[(at[i] >> 1) * W + 2 * i + (at[i] & 1)] = d[i];
                 continue;
             }
             for (int i = 0; i < OW; i++) {
-                float *cell = top + (size_t)(at[i] / k) * W + i * s + at[i] % k;
+                float *cell = top + (ptrdiff_t)(at[i] / k - p) * W + (i * s + at[i] % k - p);
                 *cell = *cell + d[i];
             }
         }

@@ -8,4 +8,5 @@ static const coord_kernels SET(table) = {
     .cross_entropy = SET(cross_entropy), .im2col = SET(im2col), .col2im = SET(col2im), .maxpool = SET(maxpool),
     .maxpool_backward = SET(maxpool_backward), .sgd = SET(sgd), .adamw = SET(adamw),
     COORD_OPTIMIZER_KERNELS(COORD_ENTRY)
+    COORD_LAYER_KERNELS(COORD_ENTRY)
 };

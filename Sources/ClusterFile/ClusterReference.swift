@@ -8,8 +8,8 @@ extension ClusterFile {
         #
         # Unknown keys are errors. Names may look like numbers (`3090:`, `host: 3090`). Paths start from the folder of
         # this file. Secrets never stand here: name the key file, or the environment variable that holds the token.
-        # A line that begins with `# model:`, `# optimizer:`, `# schedule:` or `# kernels:` is an alternative to the
-        # line above it, and shows the defaults of its type.
+        # A line that begins with `# model:`, `# loss:`, `# optimizer:`, `# schedule:` or `# kernels:` is an
+        # alternative to the line above it, and shows the defaults of its type.
         #
         # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`.
 
@@ -69,9 +69,35 @@ extension ClusterFile {
           #   mlp          dense layers with ReLU between them; `hidden`: a list of widths
           #   simple_cnn   3x3 convolutions with ReLU and 2x2 max-pooling, then dense; `channels`: a list, one for each
           #                convolution; `hidden`: the width of the dense layer
+          #   tiny_net     four convolutions with batch-norm; `width`: channels of the first
+          #   resnet18, resnet34, resnet50   torchvision's; `stem`: imagenet, cifar for small images, auto by the image's
+          #                size; `width`: channels of the first stage
+          #   mobilenet_v2 torchvision's; `stem` as above; `dropout` before the last layer
+          #   vit_tiny     vision transformer; `patch`: pixels a side; `layers`, `heads`, `features`, `dropout`
+          #   gpt          language model for a text dataset; `positions`: learned or rotary; as vit_tiny otherwise
+          #   sequential   `layers`: a list of layers by `type`, or their names alone where the defaults do; a dense layer
+          #                with an output for each class follows by itself. docs/guides/models.md lists them
+          # Batch-norm asks for 8 samples in each lane at least.
           model: { type: simple_cnn, channels: [16, 32], hidden: 64 }
           # model: { type: linear }
           # model: { type: mlp, hidden: [128] }
+          # model: { type: tiny_net, width: 16 }
+          # model: { type: resnet18, stem: auto, width: 64 }
+          # model: { type: resnet34, stem: auto, width: 64 }
+          # model: { type: resnet50, stem: auto, width: 64 }
+          # model: { type: mobilenet_v2, stem: auto, dropout: 0.2 }
+          # model: { type: vit_tiny, patch: 4, layers: 12, heads: 3, features: 192, dropout: 0 }
+          # model: { type: gpt, positions: learned, layers: 6, heads: 6, features: 384, dropout: 0 }
+          # model: { type: sequential, layers: [ flatten, { type: dense, units: 128 }, relu, { type: dropout, rate: 0.5 } ] }
+          # What a wrong answer costs, by `type`. Default: cross_entropy.
+          #   all            `class_weights`: a list, one number a class; each sample counts so many times. Default: ones
+          #   cross_entropy  of the softmax; `label_smoothing` spreads that part of each label over all classes
+          #   focal          turns to hard samples, the more the larger `gamma`
+          #   mse, bce       squares, or each class against the rest
+          loss: { type: cross_entropy, label_smoothing: 0 }
+          # loss: { type: focal, gamma: 2 }
+          # loss: { type: mse }
+          # loss: { type: bce }
           epochs: 10                            # passes over the training data, at least 1. Default: 10
           batch: 64                             # samples in a step, over all lanes and hosts. Default: 64
           # Parts that a batch is cut into, each computed by one worker thread; a power of two up to 64 that divides

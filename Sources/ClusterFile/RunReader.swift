@@ -33,6 +33,9 @@ struct RunReader {
             run.monitor = known
         }
         if let split = section.section("split") { run.split = self.split(split) }
+        let loss = typed("loss", TypeTable.losses, "cross_entropy", section)
+        // The plain one has no parameter of effect: a record without it is the same record as before there was a choice.
+        run.loss = loss == TypeTable.losses.complete("cross_entropy") ? nil : loss
         if let parts = section.integer("accumulate", in: 1...65536), parts > 1 {
             run.accumulate = parts
             let share = run.batch / run.lanes

@@ -47,8 +47,16 @@ extension Section {
     }
 
     /// A number that obeys a rule.
-    func number(_ key: String, _ rule: NumberRule) -> Double? {
-        guard let value = value(key) else { return nil }
+    func number(_ key: String, _ rule: NumberRule) -> Double? { value(key).flatMap { number($0, rule) } }
+
+    /// A list of numbers, at least one.
+    func numbers(_ key: String, _ rule: NumberRule) -> [Double]? {
+        guard let items = list(key, "a list of numbers") else { return nil }
+        let numbers = items.compactMap { number($0, rule) }
+        return numbers.count == items.count ? numbers : nil
+    }
+
+    private func number(_ value: Value, _ rule: NumberRule) -> Double? {
         guard let scalar = scalar(value, "a number") else { return nil }
         guard scalar.style == .plain, let number = Double(scalar.string), number.isFinite,
             scalar.string.first.map({ $0.isNumber || "+-.".contains($0) }) == true
@@ -178,8 +186,10 @@ extension Section {
         return number
     }
 
-    private func list(_ key: String, _ kind: String) -> [Value]? {
-        guard let value = value(key) else { return nil }
+    private func list(_ key: String, _ kind: String) -> [Value]? { value(key).flatMap { items($0, kind) } }
+
+    /// The items of a list, at least one.
+    func items(_ value: Value, _ kind: String) -> [Value]? {
         guard case .sequence(let items) = value.node else {
             wrongType(value, kind, shown(value.node))
             return nil

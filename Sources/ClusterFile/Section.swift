@@ -18,7 +18,12 @@ final class Reading {
 
     /// Notes a problem, once: a value of `defaults` is read for every host.
     func report(_ code: ClusterFileError.Code, _ place: Place, _ text: String) {
-        let problem = ClusterFileError.Problem(code: code, path: path, place: place, text: Self.oneLine(text))
+        let problem = ClusterFileError.Problem(
+            code: code,
+            path: path,
+            place: place,
+            text: Self.oneLine(self.text.restored(text))
+        )
         if !problems.contains(problem) { problems.append(problem) }
     }
 

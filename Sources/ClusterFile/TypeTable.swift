@@ -8,6 +8,10 @@ struct TypeTable {
             case number(NumberRule)
             case boolean
             case integers(ClosedRange<Int>)
+            case numbers(NumberRule)
+            case choice([String])
+            /// A list of layers, each a name or `{ type: …, … }`.
+            case layers
         }
         var name: String
         var kind: Kind
@@ -24,18 +28,6 @@ struct TypeTable {
     var types: [(name: String, parameters: [Parameter])]
     /// The type when the file names none; nil when it must.
     var fallback: String?
-
-    static let models = TypeTable(types: [
-        ("linear", []),
-        ("mlp", [Parameter("hidden", .integers(1...1_000_000), .list([.integer(128)]))]),
-        (
-            "simple_cnn",
-            [
-                Parameter("channels", .integers(1...65536), .list([.integer(16), .integer(32)])),
-                Parameter("hidden", .integer(1...1_000_000), .integer(64)),
-            ]
-        ),
-    ])
 
     // No value of `clip_norm` means "off", so it is left out of the record when the file does not give it.
     private static func optimizer(
@@ -144,6 +136,13 @@ struct TypeTable {
         return read(section, as: known)
     }
 
+    /// A layer of a list: a mapping with `type`, or the type alone.
+    private static func layer(_ value: Section.Value, _ section: Section) -> TypedSpec? {
+        if section.isMapping(value) { return section.section(value).flatMap(layers.read) }
+        return section.text(value).flatMap { section.choice(value, $0, among: layers.types.map(\.name)) }
+            .map(layers.complete)
+    }
+
     /// The type `name` with its defaults.
     func complete(_ name: String) -> TypedSpec {
         var spec = TypedSpec(type: name)
@@ -161,6 +160,15 @@ struct TypeTable {
                 case .boolean: section.boolean(parameter.name).map(SpecValue.boolean)
                 case .integers(let bounds):
                     section.integers(parameter.name, in: bounds).map { .list($0.map(SpecValue.integer)) }
+                case .numbers(let rule):
+                    section.numbers(parameter.name, rule).map { .list($0.map(Self.number)) }
+                case .choice(let names):
+                    section.value(parameter.name).flatMap { value in
+                        section.text(value).flatMap { section.choice(value, $0, among: names) }
+                    }.map(SpecValue.text)
+                case .layers:
+                    section.required(parameter.name).flatMap { section.items($0, "a list of layers") }
+                        .map { .list($0.compactMap { Self.layer($0, section) }.map(SpecValue.spec)) }
                 }
             if let given { spec.parameters[parameter.name] = given }
         }

@@ -8,6 +8,8 @@ struct YAMLText {
     private(set) var problems: [(code: ClusterFileError.Code, place: Place, text: String)] = []
     /// First letters of keys that were replaced, see ``init(_:)``.
     private var replaced: [Place: Unicode.Scalar] = [:]
+    /// The same letters in the order of their stand-ins.
+    private var letters: [Unicode.Scalar] = []
 
     /// Parses one document.
     ///
@@ -49,6 +51,17 @@ struct YAMLText {
         return String(name)
     }
 
+    /// A message with the letters that the user wrote in the place of their stand-ins.
+    func restored(_ message: String) -> String {
+        guard !letters.isEmpty else { return message }
+        var restored = String.UnicodeScalarView()
+        for scalar in message.unicodeScalars {
+            let index = Int(scalar.value) - 0xE000
+            restored.append(letters.indices.contains(index) ? letters[index] : scalar)
+        }
+        return String(restored)
+    }
+
     private mutating func rename(keyAt place: Place, in scalars: inout [Unicode.Scalar], attempt: Int) -> Bool
     {
         guard var index = Self.index(of: place, in: scalars) else { return false }
@@ -58,6 +71,7 @@ struct YAMLText {
             let stand = Unicode.Scalar(UInt32(0xE000 + attempt))
         else { return false }
         replaced[place] = scalars[index]
+        letters.append(scalars[index])
         scalars[index] = stand
         return true
     }

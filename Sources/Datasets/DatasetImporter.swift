@@ -16,16 +16,20 @@ public struct DatasetImporter: Sendable {
     /// - Parameter store: where datasets go.
     public init(store: ChunkStore) { self.store = store }
 
-    /// Imports what lies at a path: a folder with a pair of IDX files, or a CSV file.
+    /// Imports what lies at a path: a folder with a pair of IDX files, a text (`.txt`, `.txt.gz`), or a CSV file.
     ///
     /// - Parameters:
     ///   - name: the dataset's name, for people: letters, digits, `-`, `_` and `.`.
-    ///   - options: for CSV; of an IDX pair only `classes` is used.
+    ///   - options: for CSV; of an IDX pair only `classes` is used, of a text only `shape`, `[T]`.
     /// - Returns: the dataset's id, the name of its manifest.
     /// - Throws: ``DatasetError`` naming file and line; `FileError`; `ContentError`.
     @discardableResult
     public func add(path: String, name: String, options: CSVOptions = CSVOptions()) throws -> Digest {
         guard Files.kind(path) == .directory else {
+            if path.hasSuffix(".txt") || path.hasSuffix(".txt.gz") {
+                let length = options.shape?.reduce(1, *) ?? TextReader.usualLength
+                return try add(TextReader.read(path, length: length), name: name)
+            }
             return try add(CSVReader.read(path, options: options), name: name)
         }
         let pair = try IDXReader.pair(in: path)

@@ -258,9 +258,10 @@ public struct Kernels: @unchecked Sendable {
 extension Kernels {
     /// The window of a convolution or a pooling over `[C, B, H, W]`.
     public struct Window: Sendable {
-        fileprivate let inC: coord_window
+        let inC: coord_window
 
-        /// A square kernel; the output has `(size + 2·padding - kernel) / stride + 1` rows and columns, rounded down.
+        /// A square kernel; the output has `(size + 2·padding - dilation·(kernel - 1) - 1) / stride + 1` rows and columns,
+        /// rounded down.
         public init(
             channels: Int,
             samples: Int,
@@ -268,8 +269,10 @@ extension Kernels {
             width: Int,
             kernel: Int,
             stride: Int,
-            padding: Int
+            padding: Int,
+            dilation: Int = 1
         ) {
+            let reach = dilation * (kernel - 1) + 1
             precondition(kernel <= 16 && kernel > 0 && stride > 0, "kernel \(kernel), stride \(stride)")
             inC = coord_window(
                 channels: Int32(channels),
@@ -279,8 +282,9 @@ extension Kernels {
                 kernel: Int32(kernel),
                 stride: Int32(stride),
                 padding: Int32(padding),
-                out_height: Int32((height + 2 * padding - kernel) / stride + 1),
-                out_width: Int32((width + 2 * padding - kernel) / stride + 1)
+                dilation: Int32(dilation),
+                out_height: Int32((height + 2 * padding - reach) / stride + 1),
+                out_width: Int32((width + 2 * padding - reach) / stride + 1)
             )
         }
 

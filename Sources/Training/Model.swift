@@ -1,29 +1,56 @@
 public import Basics
 internal import Tensors
 
-/// A network: its layers in order, and where their parameters lie in one arena.
+/// One step of a network: a layer, or the sum of two activations.
+struct Node: Sendable {
+    enum Operation: Sendable {
+        case layer(any Layer)
+        /// The source plus the activation of this node; -1 is the input.
+        case add(Int)
+    }
+    let operation: Operation
+    /// The node whose activation is taken; -1 is the input.
+    let source: Int
+    let output: SampleShape
+    /// True when the activation lies in the source's memory: nobody else reads it.
+    var sharesSource = false
+
+    var layer: (any Layer)? { if case .layer(let layer) = operation { layer } else { nil } }
+}
+
+/// A network: its layers as a graph, and where their parameters lie in one arena.
 ///
-/// Built from a name in the registry: `linear`; `mlp` with `hidden`; `simple_cnn` with `channels` and `hidden`.
+/// Built from a name in ``ModelRegistry``.
 public struct Model: Sendable {
     /// The model by name and parameters.
     public let spec: TypedSpec
-    /// Shape of one sample: `[features]` or `[C, H, W]`.
+    /// Shape of one sample: `[features]` or `[C, H, W]`; `[T]` token numbers for a language model.
     public let inputShape: [Int]
-    /// Number of classes, K.
+    /// Number of classes, K; of tokens for a language model.
     public let classCount: Int
-    /// All slices in the order of the layers.
+    /// All slices in the order of the layers, running statistics last.
     public let parameters: [ParameterSlice]
     /// Numbers in the arena, N: slices start at multiples of 16, what lies between stays 0.
     public let parameterCount: Int
     /// Numbers that are trained; running statistics follow them.
     public let trainedCount: Int
 
-    let layers: [any Layer]
+    /// In the order of computation; the last one gives the logits.
+    let nodes: [Node]
     /// How the first layer wants its samples.
     let input: SampleShape
+    /// Rows of logits that a sample gives: 1, or one for each token.
+    let rowsPerSample: Int
+    /// True when the inputs are token numbers, which are not normalised.
+    let takesTokens: Bool
+    /// The fewest samples that one pass may train on.
+    let leastSamples: Int
+
+    /// The layers in the order of computation.
+    var layers: [any Layer] { nodes.compactMap(\.layer) }
 
     /// The types in the registry.
-    public static let knownTypes = ["linear", "mlp", "simple_cnn"]
+    public static let knownTypes: [String] = ModelRegistry.builders.keys.sorted()
 
     /// Builds a model.
     ///
@@ -41,55 +68,46 @@ public struct Model: Sendable {
         guard (2...1 << 20).contains(classCount) else {
             throw TrainingError(.badSpec, "a classifier needs 2 classes at least, there are \(classCount)")
         }
-        var builder = Builder()
-        var reader = SpecReader(spec, kind: "model")
-        let features = inputShape.reduce(1, *)
-        let sizes = 1...65536
-        switch spec.type {
-        case "linear":
-            builder.shape = .flat(features)
-            builder.dense(classCount)
-        case "mlp":
-            builder.shape = .flat(features)
-            for units in try reader.integers("hidden", default: [128], sizes) {
-                builder.dense(units)
-                builder.relu()
-            }
-            builder.dense(classCount)
-        case "simple_cnn":
-            let channels = try reader.integers("channels", default: [32, 64], sizes)
-            let hidden = try reader.integer("hidden", default: 128, sizes)
-            guard inputShape.count == 3 else {
-                throw TrainingError(
-                    .badSpec,
-                    "simple_cnn needs images [C, H, W], the samples are \(inputShape)",
-                    hint: "choose mlp or linear"
-                )
-            }
-            builder.shape = .planes(channels: inputShape[0], height: inputShape[1], width: inputShape[2])
-            for filters in channels {
-                builder.convolution(filters, kernel: 3, stride: 1, padding: 1)
-                builder.relu()
-                try builder.maxPool(kernel: 2, stride: 2)
-            }
-            builder.flatten()
-            builder.dense(hidden)
-            builder.relu()
-            builder.dense(classCount)
-        default:
+        guard let build = ModelRegistry.builders[spec.type] else {
             throw SpecReader.unknownType(spec, kind: "model", known: Self.knownTypes)
         }
-        try reader.finish()
+        // Twice: where statistics begin is known when everything that is trained has its place.
+        var builder = ModelBuilder(inputShape: inputShape, classCount: classCount, statisticsAt: 0)
+        for _ in 0..<2 {
+            builder = ModelBuilder(
+                inputShape: inputShape,
+                classCount: classCount,
+                statisticsAt: builder.trainedCount
+            )
+            var reader = SpecReader(spec, kind: "model")
+            try build(&builder, &reader)
+            try reader.finish()
+        }
         self.spec = spec
         self.inputShape = inputShape
         self.classCount = classCount
-        layers = builder.layers
-        parameters = builder.layers.flatMap(\.parameters)
-        parameterCount = builder.next
-        trainedCount = builder.next
-        input =
-            spec.type == "simple_cnn"
-            ? .planes(channels: inputShape[0], height: inputShape[1], width: inputShape[2]) : .flat(features)
+        nodes = builder.finishedNodes()
+        let slices = nodes.compactMap(\.layer).flatMap(\.parameters)
+        parameters =
+            slices.filter { $0.statisticMomentum == nil } + slices.filter { $0.statisticMomentum != nil }
+        trainedCount = builder.trainedCount
+        parameterCount = builder.parameterCount
+        input = builder.input
+        takesTokens = builder.takesTokens
+        leastSamples = builder.leastSamples
+        switch builder.shape {
+        case .flat(classCount): rowsPerSample = 1
+        case .tokens(let length, classCount): rowsPerSample = length
+        default: preconditionFailure("\(spec.type) ends with \(builder.shape), not \(classCount) classes")
+        }
+    }
+
+    /// Shape of an activation; -1 is the input.
+    func shape(of node: Int) -> SampleShape { node < 0 ? input : nodes[node].output }
+
+    /// Whether a raw input is one that the model can take.
+    func accepts(_ value: Float) -> Bool {
+        !takesTokens || (value >= 0 && value < Float(classCount) && value == value.rounded(.down))
     }
 
     /// Draws the initial values: U(±1/√fan-in) for weights and biases, as PyTorch's layers do by default.
@@ -173,78 +191,5 @@ public struct Model: Sendable {
                 into: UnsafeMutableBufferPointer(start: arena + slice.offset, count: slice.count)
             )
         }
-    }
-}
-
-/// Appends layers, and hands out names and places in the arena.
-private struct Builder {
-    var shape = SampleShape.flat(0)
-    var layers: [any Layer] = []
-    var next = 0
-    private var denseCount = 0
-    private var convolutionCount = 0
-
-    private mutating func slice(_ name: String, _ shape: [Int], fanIn: Int) -> ParameterSlice {
-        let slice = ParameterSlice(name: name, shape: shape, offset: next, start: .fanIn(fanIn))
-        next = (next + slice.count + 15) / 16 * 16
-        return slice
-    }
-
-    private mutating func append(_ layer: any Layer) {
-        layers.append(layer)
-        shape = layer.output
-    }
-
-    mutating func dense(_ outputs: Int) {
-        let inputs = shape.count
-        denseCount += 1
-        let weight = slice("fc\(denseCount).weight", [outputs, inputs], fanIn: inputs)
-        let bias = slice("fc\(denseCount).bias", [outputs], fanIn: inputs)
-        append(Dense(inputs: inputs, outputs: outputs, weight: weight, bias: bias))
-    }
-
-    mutating func convolution(_ filters: Int, kernel: Int, stride: Int, padding: Int) {
-        guard case .planes(let channels, let height, let width) = shape else {
-            preconditionFailure("a convolution after \(shape)")
-        }
-        convolutionCount += 1
-        let fanIn = channels * kernel * kernel
-        let name = "conv\(convolutionCount)"
-        let weight = slice("\(name).weight", [filters, channels, kernel, kernel], fanIn: fanIn)
-        let bias = slice("\(name).bias", [filters], fanIn: fanIn)
-        append(
-            Convolution(
-                channels: channels,
-                height: height,
-                width: width,
-                filters: filters,
-                kernel: kernel,
-                stride: stride,
-                padding: padding,
-                weight: weight,
-                bias: bias
-            )
-        )
-    }
-
-    mutating func relu() { append(Relu(output: shape)) }
-
-    mutating func maxPool(kernel: Int, stride: Int) throws {
-        guard case .planes(let channels, let height, let width) = shape else {
-            preconditionFailure("a pooling after \(shape)")
-        }
-        guard height >= kernel, width >= kernel else {
-            throw TrainingError(
-                .badSpec,
-                "the images are too small: \(height) × \(width) is left before pooling \(convolutionCount)",
-                hint: "use fewer channels: each halves the image"
-            )
-        }
-        append(MaxPool(channels: channels, height: height, width: width, kernel: kernel, stride: stride))
-    }
-
-    mutating func flatten() {
-        guard case .planes(let channels, let height, let width) = shape else { return }
-        append(Flatten(channels: channels, pixels: height * width))
     }
 }

@@ -85,6 +85,9 @@ public final class Predictor: @unchecked Sendable {
                 "\(inputs.count) values are no whole number of samples \(signature.inputShape)"
             )
         }
+        guard inputs.allSatisfy(model.accepts) else {
+            throw TrainingError(.badData, "an input is no token in 0..<\(model.classCount)")
+        }
         var results: [Float] = []
         results.reserveCapacity(inputs.count / size * model.classCount)
         for first in stride(from: 0, to: inputs.count / size, by: Self.capacity) {
@@ -101,11 +104,9 @@ public final class Predictor: @unchecked Sendable {
                             deviation: signature.deviation
                         )
                     }
-                    let logits = workspace.forward(count: count, weights: weights.pointer)
-                    if softmax { kernels.softmax(logits, rows: count, classes: model.classCount) }
-                    results.append(
-                        contentsOf: UnsafeBufferPointer(start: logits, count: count * model.classCount)
-                    )
+                    var logits = workspace.predict(count: count, weights: weights.pointer)
+                    if softmax { kernels.softmax(&logits, rows: count, classes: model.classCount) }
+                    results += logits
                 }
             }
         }

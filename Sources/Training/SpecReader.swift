@@ -42,6 +42,33 @@ struct SpecReader {
         }
     }
 
+    /// Numbers within a range; nil when there are none.
+    mutating func numbers(_ key: String, _ range: ClosedRange<Double>) throws -> [Double]? {
+        try read(
+            key,
+            default: nil,
+            "a list of numbers in \(range.lowerBound) to \(range.upperBound)"
+        ) { value in
+            value.numbers.flatMap { $0.allSatisfy(range.contains) ? .some($0) : nil }
+        }
+    }
+
+    /// One of some names.
+    mutating func choice(_ key: String, default value: String, among names: [String]) throws -> String {
+        try read(key, default: value, "one of \(names.joined(separator: ", "))") {
+            $0.text.flatMap { names.contains($0) ? $0 : nil }
+        }
+    }
+
+    /// A list of layers, at least one.
+    mutating func layers(_ key: String) throws -> [TypedSpec] {
+        let found: [TypedSpec]? = try read(key, default: nil, "a list of layers") { value in
+            value.specs.flatMap { $0.isEmpty ? nil : .some($0) }
+        }
+        guard let found else { throw TrainingError(.badSpec, "\(kind) \(spec.type) needs \(key)") }
+        return found
+    }
+
     /// Refuses parameters that were not read.
     func finish() throws {
         let unknown = spec.parameters.keys.filter { !known.contains($0) }.sorted()

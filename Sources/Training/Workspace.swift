@@ -15,48 +15,54 @@ final class Workspace {
     /// One sample as the source gives it, `[shape]`.
     let raw: UnsafeMutableBufferPointer<Float>
 
-    private var activations: [FloatArena]
-    private let gradientPair: (FloatArena, FloatArena)?
+    /// Of each node; a node that works in place shares its source's.
+    private let activations: [FloatArena]
+    private let saved: [FloatArena]
+    /// Gradients on their way back that are not in use; each holds the largest activation.
+    private var free: [FloatArena] = []
+    private let gradientCount: Int?
     private let scratch: FloatArena
     private let places: UnsafeMutablePointer<UInt8>
     private let placesOffset: [Int]
-    /// Softmax of the logits, and the gradient at the logits.
+    private let loss: Loss
+    /// The gradient at the logits.
     private let logitGradients: FloatArena
     /// Where the gradient of a further part of a microbatch goes before it is added, `[N]`.
     private(set) lazy var partGradient = FloatArena(count: model.parameterCount)
 
     /// - Parameter trains: false leaves out what only backward needs.
-    init(model: Model, kernels: Kernels, capacity: Int, trains: Bool) {
+    init(model: Model, kernels: Kernels, capacity: Int, trains: Bool, loss: Loss = .plain) {
         self.model = model
         self.kernels = kernels
         self.capacity = capacity
+        self.loss = loss
         input = FloatArena(count: capacity * model.input.count)
-        labels = .allocate(capacity: capacity)
-        labels.initialize(repeating: 0, count: capacity)
+        labels = .allocate(capacity: capacity * model.rowsPerSample)
+        labels.initialize(repeating: 0, count: capacity * model.rowsPerSample)
         raw = .allocate(capacity: model.input.count)
         raw.initialize(repeating: 0)
-        activations = []
+        var activations: [FloatArena] = []
+        var saved: [FloatArena] = []
         var largest = model.input.count
         var offsets: [Int] = []
         var placesCount = 0
-        for layer in model.layers {
-            if layer.isInPlace, let last = activations.last {
-                activations.append(last)
-            } else {
-                activations.append(FloatArena(count: capacity * layer.output.count))
-            }
-            largest = max(largest, layer.output.count)
+        for node in model.nodes {
+            activations.append(
+                node.sharesSource ? activations[node.source] : FloatArena(count: capacity * node.output.count)
+            )
+            largest = max(largest, node.output.count)
             offsets.append(placesCount)
-            placesCount += capacity * layer.placesPerSample
+            placesCount += capacity * (node.layer?.placesPerSample ?? 0)
+            saved.append(FloatArena(count: node.layer?.savedCount(samples: capacity) ?? 0))
         }
+        self.activations = activations
+        self.saved = saved
         placesOffset = offsets
         places = .allocate(capacity: max(1, placesCount))
         places.initialize(repeating: 0, count: max(1, placesCount))
         scratch = FloatArena(count: model.layers.map(\.scratchCount).max() ?? 0)
-        logitGradients = FloatArena(count: capacity * model.classCount)
-        gradientPair =
-            trains
-            ? (FloatArena(count: capacity * largest), FloatArena(count: capacity * largest)) : nil
+        logitGradients = FloatArena(count: capacity * model.rowsPerSample * model.classCount)
+        gradientCount = trains ? capacity * largest : nil
     }
 
     deinit {
@@ -81,6 +87,7 @@ final class Workspace {
                     each
                 )
             }
+        case .tokens: preconditionFailure("a model takes tokens as flat samples")
         case .planes(let channels, let height, let width):
             let pixels = height * width
             for c in 0..<channels {
@@ -95,68 +102,152 @@ final class Workspace {
         }
     }
 
-    private func pass(_ layer: Int, _ count: Int, _ weights: UnsafePointer<Float>) -> LayerPass {
+    /// Whether the sample in ``raw`` is one that the model can take.
+    var rawIsUsable: Bool { raw.allSatisfy(model.accepts) }
+
+    /// Sets the targets of a sample: its label, or for tokens the next one of each, and the label after the last.
+    func setTargets(position: Int, label: Int) {
+        let rows = model.rowsPerSample
+        let own = labels + position * rows
+        if rows > 1 { for t in 0..<(rows - 1) { own[t] = Int32(raw[t + 1]) } }
+        own[rows - 1] = Int32(label)
+    }
+
+    private func pass(
+        _ node: Int,
+        _ count: Int,
+        _ weights: UnsafePointer<Float>,
+        _ training: TrainingPass?
+    ) -> LayerPass {
         LayerPass(
             kernels: kernels,
             count: count,
             weights: weights,
             scratch: scratch.pointer,
-            places: places + placesOffset[layer]
+            places: places + placesOffset[node],
+            saved: saved[node].pointer,
+            training: training
         )
     }
 
-    private func source(of layer: Int) -> FloatArena { layer == 0 ? input : activations[layer - 1] }
+    private func activation(_ node: Int) -> FloatArena { node < 0 ? input : activations[node] }
 
-    /// The logits `[count, K]` of the samples taken; valid until the next pass.
-    func forward(count: Int, weights: UnsafePointer<Float>) -> UnsafeMutablePointer<Float> {
+    /// The logits `[count · rows, K]` of the samples taken; valid until the next pass.
+    func forward(
+        count: Int,
+        weights: UnsafePointer<Float>,
+        training: TrainingPass? = nil
+    ) -> UnsafeMutablePointer<Float> {
         precondition(count > 0 && count <= capacity, "\(count) samples in a workspace of \(capacity)")
-        for (index, layer) in model.layers.enumerated() {
-            layer.forward(source(of: index).pointer, activations[index].pointer, pass(index, count, weights))
+        for (index, node) in model.nodes.enumerated() {
+            let x = activation(node.source).pointer
+            let y = activations[index].pointer
+            let size = count * node.output.count
+            switch node.operation {
+            case .layer(let layer):
+                if layer.isInPlace, !node.sharesSource { y.update(from: x, count: size) }
+                layer.forward(x, y, pass(index, count, weights, training))
+            case .add(let other):
+                y.update(from: x, count: size)
+                kernels.add(y, activation(other).pointer, size)
+            }
         }
         return activations[activations.count - 1].pointer
     }
 
-    /// The loss, summed over the samples taken, and how many the model has right.
-    func evaluate(count: Int, weights: UnsafePointer<Float>) -> (loss: Double, correct: Int) {
+    /// The logits of what follows each sample, `[count, K]`: its class, or the token after its last.
+    func predict(count: Int, weights: UnsafePointer<Float>) -> [Float] {
         let logits = forward(count: count, weights: weights)
-        return kernels.crossEntropy(
+        let (rows, classes) = (model.rowsPerSample, model.classCount)
+        return (0..<count).flatMap { sample in
+            UnsafeBufferPointer(start: logits + (sample * rows + rows - 1) * classes, count: classes)
+        }
+    }
+
+    /// The loss, summed over the samples taken, and how many of them the model has right.
+    ///
+    /// A sample of several rows counts as their mean.
+    func evaluate(
+        count: Int,
+        weights: UnsafePointer<Float>,
+        training: TrainingPass? = nil
+    ) -> (loss: Double, correct: Double) {
+        let logits = forward(count: count, weights: weights, training: training)
+        let rows = model.rowsPerSample
+        let result = loss.compute(
             logitGradients.pointer,
             logits,
             labels,
-            rows: count,
-            classes: model.classCount
+            rows: count * rows,
+            classes: model.classCount,
+            kernels: kernels
         )
+        guard rows > 1 else { return (result.loss, Double(result.correct)) }
+        if training != nil {
+            kernels.divide(logitGradients.pointer, by: Float(rows), count * rows * model.classCount)
+        }
+        return (result.loss / Double(rows), Double(result.correct) / Double(rows))
     }
 
     /// Forward and backward.
     ///
-    /// - Parameter gradients: `[N]`: overwritten with the sum over the samples; gaps between slices are left alone.
+    /// - Parameter training: its gradients, `[N]`, are overwritten with the sum over the samples; gaps between slices
+    ///   are left alone.
     func train(
         count: Int,
         weights: UnsafePointer<Float>,
-        gradients: UnsafeMutablePointer<Float>
-    ) -> (loss: Double, correct: Int) {
-        guard let gradientPair else { preconditionFailure("a workspace without room for backward") }
-        let result = evaluate(count: count, weights: weights)
-        var dy = logitGradients.pointer
-        var free = gradientPair.0.pointer
-        var other = gradientPair.1.pointer
-        for index in model.layers.indices.reversed() {
-            let layer = model.layers[index]
-            let dx: UnsafeMutablePointer<Float>? = index == 0 ? nil : layer.isInPlace ? dy : free
-            layer.backward(
-                source(of: index).pointer,
-                activations[index].pointer,
-                dy,
-                dx,
-                gradients: gradients,
-                pass(index, count, weights)
-            )
-            if let dx, !layer.isInPlace {
-                dy = dx
-                swap(&free, &other)
+        _ training: TrainingPass
+    ) -> (loss: Double, correct: Double) {
+        let result = evaluate(count: count, weights: weights, training: training)
+        // The gradient at each activation that is on its way.
+        var held = [FloatArena?](repeating: nil, count: model.nodes.count)
+        held[model.nodes.count - 1] = logitGradients
+        for (index, node) in model.nodes.enumerated().reversed() {
+            guard let arriving = held[index] else { continue }
+            held[index] = nil
+            let size = count * node.output.count
+            switch node.operation {
+            case .add(let other):
+                if other >= 0 {
+                    let second = take()
+                    second.pointer.update(from: arriving.pointer, count: size)
+                    give(second, to: other, size, &held)
+                }
+                give(arriving, to: node.source, size, &held)
+            case .layer(let layer):
+                let target: FloatArena? = node.source < 0 ? nil : layer.isInPlace ? arriving : take()
+                layer.backward(
+                    activation(node.source).pointer,
+                    activations[index].pointer,
+                    arriving.pointer,
+                    target?.pointer,
+                    gradients: training.gradients,
+                    pass(index, count, weights, training)
+                )
+                if let target {
+                    give(target, to: node.source, count * model.shape(of: node.source).count, &held)
+                }
+                if target !== arriving { release(arriving) }
             }
         }
         return result
     }
+
+    /// Brings a gradient to an activation; the second one to come is added to the first.
+    private func give(_ gradient: FloatArena, to node: Int, _ size: Int, _ held: inout [FloatArena?]) {
+        guard node >= 0 else { return release(gradient) }
+        guard let first = held[node] else {
+            held[node] = gradient
+            return
+        }
+        kernels.add(first.pointer, gradient.pointer, size)
+        release(gradient)
+    }
+
+    private func take() -> FloatArena {
+        guard let gradientCount else { preconditionFailure("a workspace without room for backward") }
+        return free.popLast() ?? FloatArena(count: gradientCount)
+    }
+
+    private func release(_ gradient: FloatArena) { if gradient !== logitGradients { free.append(gradient) } }
 }

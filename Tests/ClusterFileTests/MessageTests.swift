@@ -109,6 +109,14 @@ struct MessageTests {
             "split: { validation: 20 }",
             "4:63: `run.split.validation` must be at least 0 and less than 1, not 20"
         ),
+        (
+            "loss: { type: focl }",
+            "4:56: `run.loss.type` must be cross_entropy, focal, mse or bce, not `focl`; did you mean `focal`?"
+        ),
+        (
+            "loss: { class_weights: [1, -2] }",
+            "4:69: `run.loss.class_weights[1]` must be 0 or greater, not -2"
+        ),
         ("averaging: 1", "4:53: `run.averaging` must be at least 0 and less than 1, not 1"),
         (
             "batch: 8, lanes: 4, accumulate: 3",
@@ -130,8 +138,14 @@ struct MessageTests {
     @Test(arguments: [
         (
             "{ type: simple_cn }",
-            "5:18: `run.model.type` must be linear, mlp or simple_cnn, not `simple_cn`; did you mean `simple_cnn`?"
+            "5:18: `run.model.type` must be linear, mlp, simple_cnn, tiny_net, resnet18, resnet34, resnet50, "
+                + "mobilenet_v2, vit_tiny, gpt or sequential, not `simple_cn`; did you mean `simple_cnn`?"
         ),
+        (
+            "{ type: sequential, layers: [relu, { type: dense, unit: 3 }] }",
+            "5:60: unknown key `unit` in `run.model.layers[1]` (dense); did you mean `units`?"
+        ),
+        ("{ type: sequential }", "5:10: `run.model` lacks the key `layers`"),
         ("{ hidden: [3] }", "5:10: `run.model` lacks the key `type`"),
         ("{ type: mlp, hidden: 3 }", "5:31: `run.model.hidden` must be a list of whole numbers, not `3`"),
         ("{ type: mlp, hidden: [] }", "5:31: `run.model.hidden` must not be empty"),
@@ -315,7 +329,8 @@ struct MessageTests {
                 c.yaml:6:1: duplicate key `hosts`, first given in line 3
                 c.yaml:8:11: `run.epochs` must be a whole number, not `none`
                 c.yaml:10:3: duplicate key `name` in `run`, first given in line 9
-                c.yaml:11:18: `run.model.type` must be linear, mlp or simple_cnn, not `cnn`
+                c.yaml:11:18: `run.model.type` must be linear, mlp, simple_cnn, tiny_net, resnet18, resnet34, \
+                resnet50, mobilenet_v2, vit_tiny, gpt or sequential, not `cnn`
                 c.yaml:13:17: unknown host `z` in `deploy.host`
                 """
         )

@@ -27,7 +27,7 @@ struct ReferenceTests {
             let text = line.drop { $0 == " " }
             guard text.hasPrefix("# ") else { return nil }
             let key = text.dropFirst(2).prefix { $0 != ":" }
-            guard ["model", "optimizer", "schedule", "kernels", "exchange"].contains(String(key)),
+            guard ["model", "loss", "optimizer", "schedule", "kernels", "exchange"].contains(String(key)),
                 line.hasPrefix("  ")
             else { return nil }
             return String(text.dropFirst(2))
@@ -36,7 +36,7 @@ struct ReferenceTests {
 
     @Test func itParsesAndSoDoesEachAlternative() throws {
         _ = try ClusterFile.parse(text: ClusterFile.reference, path: "reference")
-        #expect(alternatives.count == 17)
+        #expect(alternatives.count == 28)
         for alternative in alternatives {
             let reading = reading(alternative: alternative)
             _ = ClusterFile.read(reading)
@@ -59,27 +59,44 @@ struct ReferenceTests {
                     parts[parts.count - 1]
                 )
             }
-            for (path, keys) in asked {
-                let missing = keys.subtracting(given[path] ?? []).subtracting(["clip_norm", "islands"])
+            // The keys of single layers stand in the guide.
+            for (path, keys) in asked where !path.contains(".layers[") {
+                let missing = keys.subtracting(given[path] ?? []).subtracting([
+                    "clip_norm", "islands", "class_weights",
+                ])
                 #expect(missing.isEmpty, "`\(path)`, alternative \(index): \(missing.sorted())")
             }
         }
-        // No value of it is a default, so it stands in words only.
+        // No value of them is a default, so they stand in words only.
         #expect(ClusterFile.reference.contains("`clip_norm`, the largest norm"))
         #expect(ClusterFile.reference.contains("Default of `islands`"))
+        #expect(ClusterFile.reference.contains("`class_weights`: a list, one number a class"))
     }
 
     @Test func everyTypeAndParameterStandsInIt() {
         for (key, table) in [
             ("model", TypeTable.models), ("optimizer", .optimizers), ("schedule", .schedules),
+            ("loss", .losses),
         ] {
             for type in table.types {
                 let live = lines.map { $0.drop { $0 == " " } }.map(String.init)
                 let line = (alternatives + live).first { $0.hasPrefix("\(key): { type: \(type.name)") }
                 #expect(line != nil, "\(key) \(type.name)")
-                for parameter in type.parameters where parameter.name != "clip_norm" {
+                for parameter in type.parameters
+                where !["clip_norm", "class_weights"].contains(parameter.name) {
                     #expect(line?.contains("\(parameter.name): ") == true, "\(type.name) \(parameter.name)")
                 }
+            }
+        }
+    }
+
+    @Test func everyLayerAndItsParametersStandInTheGuide() throws {
+        let guide = try Files.readText(Samples.root + "/docs/guides/models.md").split(separator: "\n")
+        for type in TypeTable.layers.types {
+            let line = guide.first { $0.hasPrefix("| `\(type.name)`") || $0.contains("`\(type.name)`,") }
+            #expect(line != nil, "\(type.name)")
+            for parameter in type.parameters {
+                #expect(line?.contains("`\(parameter.name)`") == true, "\(type.name) \(parameter.name)")
             }
         }
     }
@@ -111,6 +128,8 @@ struct ReferenceTests {
             """
         #expect(try ClusterFile.parse(text: bare, path: "b").run == run)
         for alternative in alternatives where !alternative.hasPrefix("kernels") {
+            // Its layers are no default.
+            if alternative.contains("sequential") { continue }
             let key = String(alternative.prefix { $0 != ":" })
             let shown = ClusterFile.read(reading(alternative: alternative))?.run
             let shortest = alternative.replacing(#/\{ type: (\w+).*\}/#) { "{ type: \($0.output.1) }" }

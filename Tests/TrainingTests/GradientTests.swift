@@ -123,6 +123,7 @@ private enum Oracle {
         let gradients = FloatArena(count: weights.count)
         gradients.pointer.update(repeating: 77, count: gradients.count)
         let scratch = FloatArena(count: layer.scratchCount)
+        let saved = FloatArena(count: layer.savedCount(samples: 8))
         let places = UnsafeMutablePointer<UInt8>.allocate(capacity: batch * layer.placesPerSample + 1)
         defer { places.deallocate() }
         let pass = LayerPass(
@@ -130,7 +131,9 @@ private enum Oracle {
             count: batch,
             weights: weights.pointer,
             scratch: scratch.pointer,
-            places: places
+            places: places,
+            saved: saved.pointer,
+            training: nil
         )
         var input = x
         var y = layer.isInPlace ? x : [Float](repeating: 55, count: c.count)
@@ -225,6 +228,7 @@ private enum Oracle {
         let weights = FloatArena(count: 160)
         for (i, value) in numbers(160, seed: 5).enumerated() { weights.pointer[i] = value }
         let scratch = FloatArena(count: layer.scratchCount)
+        let saved = FloatArena(count: layer.savedCount(samples: 8))
         let places = UnsafeMutablePointer<UInt8>.allocate(capacity: 1)
         defer { places.deallocate() }
         let pass = LayerPass(
@@ -232,7 +236,9 @@ private enum Oracle {
             count: 4,
             weights: weights.pointer,
             scratch: scratch.pointer,
-            places: places
+            places: places,
+            saved: saved.pointer,
+            training: nil
         )
         let y = FloatArena(count: 4 * 2 * 3600)
         layer.forward(x, y.pointer, pass)

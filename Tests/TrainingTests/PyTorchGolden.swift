@@ -154,7 +154,11 @@ private struct FixtureSamples: SampleSource {
             rtol: 1e-5,
             "logits"
         )
-        _ = workspace.train(count: samples.batch, weights: weights.pointer, gradients: gradients.pointer)
+        _ = workspace.train(
+            count: samples.batch,
+            weights: weights.pointer,
+            TrainingPass(gradients: gradients.pointer, random: RandomSource(seed: 1), step: 0, position: 0)
+        )
         for slice in model.parameters {
             expectClose(
                 (0..<slice.count).map { gradients.pointer[slice.offset + $0] / Float(samples.batch) },

@@ -45,7 +45,10 @@ import Testing
     }
 
     @Test(arguments: [
-        (TypedSpec(type: "resnet"), [1, 28, 28], "linear, mlp, simple_cnn"),
+        (
+            TypedSpec(type: "resnet"), [1, 28, 28],
+            "gpt, linear, mlp, mobilenet_v2, resnet18, resnet34, resnet50"
+        ),
         (TypedSpec(type: "mlp", parameters: ["hiden": .integer(3)]), [4], "hidden"),
         (TypedSpec(type: "mlp", parameters: ["hidden": .integer(3)]), [4], "list of whole numbers"),
         (TypedSpec(type: "mlp", parameters: ["hidden": .list([.integer(0)])]), [4], "whole numbers in 1"),

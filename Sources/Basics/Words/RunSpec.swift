@@ -10,8 +10,10 @@ public enum SpecValue: Hashable, Sendable, Codable {
     case text(String)
     /// A list of values.
     case list([SpecValue])
+    /// A type with parameters of its own, such as a layer.
+    case spec(TypedSpec)
 
-    /// Reads whichever of the five fits first.
+    /// Reads whichever of the six fits first.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
         if let value = try? container.decode(Bool.self) {
@@ -22,6 +24,8 @@ public enum SpecValue: Hashable, Sendable, Codable {
             self = .number(value)
         } else if let value = try? container.decode(String.self) {
             self = .text(value)
+        } else if let value = try? container.decode(TypedSpec.self) {
+            self = .spec(value)
         } else {
             self = .list(try container.decode([SpecValue].self))
         }
@@ -36,6 +40,7 @@ public enum SpecValue: Hashable, Sendable, Codable {
         case .boolean(let value): try container.encode(value)
         case .text(let value): try container.encode(value)
         case .list(let value): try container.encode(value)
+        case .spec(let value): try container.encode(value)
         }
     }
 
@@ -50,10 +55,18 @@ public enum SpecValue: Hashable, Sendable, Codable {
         }
     }
     /// The value as a list of whole numbers, when it is one.
-    public var integers: [Int]? {
+    public var integers: [Int]? { all(\.integer) }
+    /// The value as a list of numbers, when it is one.
+    public var numbers: [Double]? { all(\.number) }
+    /// The value as a list of types with parameters, when it is one.
+    public var specs: [TypedSpec]? { all { if case .spec(let spec) = $0 { spec } else { nil } } }
+    /// The value as a name, when it is one.
+    public var text: String? { if case .text(let value) = self { value } else { nil } }
+
+    private func all<Value>(_ convert: (SpecValue) -> Value?) -> [Value]? {
         guard case .list(let values) = self else { return nil }
-        let numbers = values.compactMap(\.integer)
-        return numbers.count == values.count ? numbers : nil
+        let converted = values.compactMap(convert)
+        return converted.count == values.count ? converted : nil
     }
 }
 
@@ -169,6 +182,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var averaging: Double?
     /// When the run ends early; nil = never.
     public var earlyStop: EarlyStopSpec?
+    /// What a wrong answer costs, by name and parameters; nil = the softmax cross-entropy.
+    public var loss: TypedSpec?
     /// Keys everything random.
     public var seed: UInt64
     /// Which checkpoints stay.
@@ -197,7 +212,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
         accumulate: Int? = nil,
         averaging: Double? = nil,
         earlyStop: EarlyStopSpec? = nil,
-        exchange: ExchangeSpec? = nil
+        exchange: ExchangeSpec? = nil,
+        loss: TypedSpec? = nil
     ) {
         self.exchange = exchange
         self.name = name
@@ -215,6 +231,7 @@ public struct RunSpec: Hashable, Sendable, Codable {
         self.accumulate = accumulate
         self.averaging = averaging
         self.earlyStop = earlyStop
+        self.loss = loss
     }
 }
 

@@ -10,7 +10,7 @@
 /// The window of a convolution or a pooling over `[C, B, H, W]`.
 typedef struct {
     int32_t channels, samples, height, width;
-    int32_t kernel, stride, padding;
+    int32_t kernel, stride, padding, dilation;
     int32_t out_height, out_width;
 } coord_window;
 
@@ -55,6 +55,42 @@ typedef struct {
     float take1, beta2, take2, correction1, root2, epsilon, decay;
 } coord_lamb_scalars;
 
+enum { COORD_GELU, COORD_SILU, COORD_TANH, COORD_SIGMOID, COORD_RELU6 };
+enum { COORD_CROSS_ENTROPY, COORD_FOCAL, COORD_MSE, COORD_BCE };
+
+/// A loss: `weights` `[K]` or NULL.
+typedef struct {
+    int32_t kind;
+    float smoothing, gamma;
+    const float *weights;
+} coord_loss;
+
+// Kernels of layers and losses: X(name, (arguments), parameters).
+#define COORD_LAYER_KERNELS(X)                                                                                      \
+    X(activate, (y, x, kind, n), float *y, const float *x, int32_t kind, size_t n)                                  \
+    X(activate_backward, (dx, dy, x, kind, n), float *dx, const float *dy, const float *x, int32_t kind, size_t n)  \
+    /* y = x * a + b */                                                                                             \
+    X(scale_shift, (y, x, a, b, n), float *y, const float *x, float a, float b, size_t n)                           \
+    /* sum of d and of d * x, in double */                                                                          \
+    X(pair_sums, (d, x, n, sum, product), const float *d, const float *x, size_t n, double *sum, double *product)   \
+    /* dx = a * dy + b * x + c */                                                                                   \
+    X(combine, (dx, dy, x, a, b, c, n), float *dx, const float *dy, const float *x, float a, float b, float c,      \
+      size_t n)                                                                                                     \
+    /* Layer-norm, or RMS-norm when bias is NULL; saved: [rows, 2], mean and 1 / deviation. */                      \
+    X(norm_rows, (y, saved, x, weight, bias, rows, columns, epsilon), float *y, float *saved, const float *x,       \
+      const float *weight, const float *bias, size_t rows, size_t columns, double epsilon)                          \
+    X(norm_rows_backward, (dx, dweight, dbias, dy, x, saved, weight, rows, columns), float *dx, float *dweight,     \
+      float *dbias, const float *dy, const float *x, const float *saved, const float *weight, size_t rows,          \
+      size_t columns)                                                                                               \
+    /* Softmax of the scaled rows of squares, in place. */                                                          \
+    X(attend, (x, rows, columns, scale, causal), float *x, size_t rows, size_t columns, float scale, int32_t causal) \
+    X(attend_backward, (d, p, rows, columns, scale), float *d, const float *p, size_t rows, size_t columns,         \
+      float scale)                                                                                                  \
+    X(average_pool, (y, x, w), float *y, const float *x, const coord_window *w)                                     \
+    X(average_pool_backward, (dx, dy, w), float *dx, const float *dy, const coord_window *w)                        \
+    X(loss_rows, (d, logits, labels, rows, classes, s, loss, correct), float *d, const float *logits,               \
+      const int32_t *labels, size_t rows, size_t classes, const coord_loss *s, double *loss, int64_t *correct)
+
 #define COORD_FIELD(name, arguments, ...) void (*name)(__VA_ARGS__);
 #define COORD_DOOR(name, arguments, ...)                                        \
     static inline void coord_##name(const coord_kernels *k, __VA_ARGS__) { k->name arguments; }
@@ -86,6 +122,7 @@ struct coord_kernels {
     void (*sgd)(float *p, const float *g, float *m, const coord_sgd_scalars *s, size_t n);
     void (*adamw)(float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n);
     COORD_OPTIMIZER_KERNELS(COORD_FIELD)
+    COORD_LAYER_KERNELS(COORD_FIELD)
 };
 
 /// The kernels for an x86-64 level (2, 3, 4; 0 = this architecture's only set); NULL when there is no such set here.
@@ -171,3 +208,4 @@ static inline void coord_adamw(
     k->adamw(p, g, m, v, s, n);
 }
 COORD_OPTIMIZER_KERNELS(COORD_DOOR)
+COORD_LAYER_KERNELS(COORD_DOOR)

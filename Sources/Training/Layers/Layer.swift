@@ -1,3 +1,4 @@
+internal import Basics
 internal import Tensors
 
 /// Shape of one sample between two layers.
@@ -6,12 +7,15 @@ enum SampleShape: Hashable, Sendable {
     case flat(Int)
     /// Activations `[C, B, H, W]`.
     case planes(channels: Int, height: Int, width: Int)
+    /// Activations `[B, T, C]`.
+    case tokens(length: Int, features: Int)
 
     /// Numbers in one sample.
     var count: Int {
         switch self {
         case .flat(let features): features
         case .planes(let channels, let height, let width): channels * height * width
+        case .tokens(let length, let features): length * features
         }
     }
 }
@@ -52,6 +56,18 @@ public struct ParameterSlice: Hashable, Sendable {
     public var count: Int { shape.reduce(1, *) }
 }
 
+/// What a pass needs to know when it trains.
+struct TrainingPass {
+    /// `[N]`: where batch statistics go; backward overwrites the rest.
+    let gradients: UnsafeMutablePointer<Float>
+    /// The run's random numbers.
+    let random: RandomSource
+    /// The step that the pass belongs to.
+    let step: Int
+    /// The place of the first sample in the step's batch.
+    let position: Int
+}
+
 /// What a layer works with during one pass of one lane.
 struct LayerPass {
     let kernels: Kernels
@@ -63,6 +79,10 @@ struct LayerPass {
     let scratch: UnsafeMutablePointer<Float>
     /// The layer's own bytes from forward to backward, `placesPerSample` a sample.
     let places: UnsafeMutablePointer<UInt8>
+    /// The layer's own numbers from forward to backward, `savedCount(samples:)`.
+    let saved: UnsafeMutablePointer<Float>
+    /// Nil when the pass only evaluates.
+    let training: TrainingPass?
 }
 
 /// One layer: forward and backward side by side.
@@ -79,6 +99,8 @@ protocol Layer: Sendable {
     var scratchCount: Int { get }
     /// Bytes a sample that live from forward to backward.
     var placesPerSample: Int { get }
+    /// Numbers that live from forward to backward.
+    func savedCount(samples: Int) -> Int
 
     /// Computes `y` from `x`.
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass)
@@ -99,4 +121,5 @@ extension Layer {
     var parameters: [ParameterSlice] { [] }
     var scratchCount: Int { 0 }
     var placesPerSample: Int { 0 }
+    func savedCount(samples: Int) -> Int { 0 }
 }

@@ -23,51 +23,6 @@ struct Relu: Layer {
     }
 }
 
-/// The largest value of each window: `[C, B, H, W] → [C, B, OH, OW]`; rows that fill no window are dropped.
-///
-/// Saved for backward: the place of the largest value in each window, the first one among equals.
-struct MaxPool: Layer {
-    let channels: Int
-    let height: Int
-    let width: Int
-    let kernel: Int
-    let stride: Int
-
-    private func window(_ samples: Int) -> Kernels.Window {
-        Kernels.Window(
-            channels: channels,
-            samples: samples,
-            height: height,
-            width: width,
-            kernel: kernel,
-            stride: stride,
-            padding: 0
-        )
-    }
-
-    var output: SampleShape {
-        let window = window(1)
-        return .planes(channels: channels, height: window.outHeight, width: window.outWidth)
-    }
-    var placesPerSample: Int { output.count }
-
-    func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        pass.kernels.maxPool(y, pass.places, x, window(pass.count))
-    }
-
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
-        pass.kernels.maxPoolBackward(dx, pass.places, dy, window(pass.count))
-    }
-}
-
 /// `[C, B, H, W] → [B, C·H·W]`, the order of features that PyTorch's `flatten` gives.
 struct Flatten: Layer {
     let channels: Int

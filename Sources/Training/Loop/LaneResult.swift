@@ -1,9 +1,9 @@
 /// What one lane, or one block of an evaluation, gave.
 struct LaneResult {
     var loss = 0.0
-    var correct = 0
+    var correct = 0.0
     var count = 0
-    /// A sample whose label is out of range.
+    /// A sample whose label is out of range, or that holds what is no token of a language model.
     var badSample: Int?
 
     mutating func add(_ other: LaneResult) {

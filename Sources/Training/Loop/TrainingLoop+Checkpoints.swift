@@ -56,16 +56,18 @@ extension TrainingLoop {
         let workspace = Workspace(model: model, kernels: kernels, capacity: 16, trains: false)
         _ = load(indices[...], into: workspace)
         let logits = FloatMode.withDeterministicMode {
-            workspace.forward(count: indices.count, weights: served.pointer)
+            workspace.predict(count: indices.count, weights: served.pointer)
         }
-        let count = indices.count * model.classCount
         // The last update of a run has no later loss that would show it.
-        guard (0..<count).allSatisfy({ logits[$0].isFinite }) else {
+        guard logits.allSatisfy(\.isFinite) else {
             throw TrainingError(
                 .diverged,
                 "the model's outputs are not finite numbers after \(state.globalStep) steps",
                 hint: "lower the learning rate, warm up longer or clip with clip_norm"
             )
+        }
+        let tensor = logits.withUnsafeBufferPointer {
+            SafeTensors.Tensor(name: "logits", shape: [indices.count, model.classCount], floats: $0)
         }
         return SafeTensors.write([
             SafeTensors.Tensor(
@@ -73,11 +75,7 @@ extension TrainingLoop {
                 shape: [indices.count] + signature.inputShape,
                 floats: raw.buffer
             ),
-            SafeTensors.Tensor(
-                name: "logits",
-                shape: [indices.count, model.classCount],
-                floats: UnsafeBufferPointer(start: logits, count: count)
-            ),
+            tensor,
             SafeTensors.Tensor(
                 name: "labels",
                 shape: [indices.count],

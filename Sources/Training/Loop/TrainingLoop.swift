@@ -21,13 +21,15 @@ public final class TrainingLoop {
     let pool: LanePool
     let optimizer: Optimizer
     let schedule: Schedule
+    private let loss: Loss
+    private let random: RandomSource
     let weights: FloatArena
     let average: WeightAverage?
     let sum: FloatArena
     let tree: LaneTree
     private let workspaces: [Workspace]
     lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
-        Workspace(model: model, kernels: kernels, capacity: Self.blockSize, trains: false)
+        Workspace(model: model, kernels: kernels, capacity: Self.blockSize, trains: false, loss: loss)
     }
     var state: TrainingState
     private var treeLanes = LaneSet()
@@ -122,9 +124,20 @@ public final class TrainingLoop {
             )
         }
         self.exchange = lowRank ?? exchange
+        guard part >= model.leastSamples else {
+            throw TrainingError(
+                .badSpec,
+                "batch-norm needs \(model.leastSamples) samples at a time; batch \(spec.batch) in \(spec.lanes) lanes"
+                    + " leaves \(part)",
+                hint: "use fewer lanes, a larger batch, less `accumulate`, or group_norm"
+            )
+        }
+        let loss = try Loss(spec.loss, classCount: model.classCount)
         self.kernels = kernels
         self.model = model
         self.optimizer = optimizer
+        self.loss = loss
+        random = RandomSource(seed: spec.seed)
         schedule = try Schedule(
             spec.schedule,
             rate: optimizer.learningRate,
@@ -148,7 +161,7 @@ public final class TrainingLoop {
             makeArena: exchange.makeArena(count:)
         )
         workspaces = (0..<pool.size).map { _ in
-            Workspace(model: model, kernels: kernels, capacity: part, trains: true)
+            Workspace(model: model, kernels: kernels, capacity: part, trains: true, loss: loss)
         }
         let configuration = try record.configurationDigest()
         if let resume {
@@ -186,6 +199,7 @@ public final class TrainingLoop {
             )
             let normalization =
                 try start?.normalization
+                ?? (model.takesTokens ? Normalization(mean: [0], deviation: [1]) : nil)
                 ?? FloatMode.withDeterministicMode {
                     try Normalization.measure(samples, kernels: kernels, pool: pool)
                 }
@@ -386,7 +400,7 @@ public final class TrainingLoop {
             for lane in held.lanes {
                 guard let row = rows[lane] else { continue }
                 values[lane * Self.valueCount] = row.loss
-                values[lane * Self.valueCount + 1] = Double(row.correct)
+                values[lane * Self.valueCount + 1] = row.correct
                 values[lane * Self.valueCount + 2] = Double(row.count)
             }
             let given = contributions(held)
@@ -430,6 +444,8 @@ public final class TrainingLoop {
             return indices
         }
         let gradients = lanes.map { tree.gradient(of: $0) }
+        // Islands are ahead of the operation by some steps.
+        let globalStep = state.globalStep + step - state.step
         return try results(lanes.count) { index, thread in
             guard !batches[index].isEmpty else {
                 gradients[index].clear()
@@ -437,6 +453,8 @@ public final class TrainingLoop {
             }
             return computeParts(
                 of: batches[index],
+                from: lanes[index] * (record.spec.batch / record.spec.lanes),
+                step: globalStep,
                 in: workspaces[thread],
                 gradients[index],
                 weights: weights
@@ -445,8 +463,14 @@ public final class TrainingLoop {
     }
 
     /// One lane's microbatch, in parts one after the other; their gradients add up in their order.
+    ///
+    /// - Parameters:
+    ///   - place: of the first sample in the step's batch.
+    ///   - step: of the whole run.
     private func computeParts(
         of batch: [Int],
+        from place: Int,
+        step: Int,
         in workspace: Workspace,
         _ gradient: FloatArena,
         weights: FloatArena
@@ -459,7 +483,12 @@ public final class TrainingLoop {
             let (loss, correct) = workspace.train(
                 count: part.count,
                 weights: weights.pointer,
-                gradients: target.pointer
+                TrainingPass(
+                    gradients: target.pointer,
+                    random: random,
+                    step: step,
+                    position: place + first
+                )
             )
             if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
             result.add(LaneResult(loss: loss, correct: correct, count: part.count))
@@ -479,7 +508,9 @@ public final class TrainingLoop {
         if let bad = results.compactMap(\.badSample).min() {
             throw TrainingError(
                 .badData,
-                "sample \(bad) has label \(samples.label(bad)), there are \(model.classCount) classes"
+                model.takesTokens
+                    ? "sample \(bad) holds a token that is not in 0..<\(model.classCount)"
+                    : "sample \(bad) has label \(samples.label(bad)), there are \(model.classCount) classes"
             )
         }
         return results
@@ -491,13 +522,14 @@ public final class TrainingLoop {
             let label = samples.label(index)
             guard label >= 0, label < model.classCount else { return index }
             samples.read(index, into: workspace.raw)
+            guard workspace.rawIsUsable else { return index }
             workspace.accept(
                 position: position,
                 count: indices.count,
                 mean: signature.mean,
                 deviation: signature.deviation
             )
-            workspace.labels[position] = Int32(label)
+            workspace.setTargets(position: position, label: label)
         }
         return nil
     }

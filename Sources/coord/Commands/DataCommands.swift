@@ -46,17 +46,18 @@ struct DataCommand: ParsableCommand {
 
     struct Add: CoordCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Take files into the store: a CSV with a label column, or an IDX folder (MNIST).",
+            abstract:
+                "Take files into the store: a CSV with a label column, a text, or an IDX folder (MNIST).",
             discussion: "Example: coord data add flowers flowers.csv --label species"
         )
         @OptionGroup var common: CommonOptions
         @Argument(help: "The name that the cluster file gives.")
         var name: String
-        @Argument(help: "A .csv or .csv.gz file, or a folder with IDX images and labels.")
+        @Argument(help: "A .csv or .txt file, either as .gz too, or a folder with IDX images and labels.")
         var path: String
         @Option(help: "CSV: the label column, by name or number from 0; without it, the last.")
         var label: String?
-        @Option(help: "CSV: shape of a sample, such as 1x8x8.")
+        @Option(help: "CSV: shape of a sample, such as 1x8x8. Text: bytes of a sample; without it, 128.")
         var shape: String?
         @Option(help: "CSV: all classes, separated by commas; any other label is an error.")
         var classes: String?
