@@ -113,6 +113,19 @@ import Wire
         }
     }
 
+    @Test func aRunThatIsOverWaitsForNothing() throws {
+        var machine = try running(["a", "b"])
+        _ = machine.handle(.finished(member: 0), now: start)
+        _ = machine.handle(
+            .peerLost(reporter: 1, generation: 1, member: 0, isSilent: false, reason: "cut"),
+            now: start
+        )
+        #expect(machine.deadline != nil)
+        let actions = machine.handle(.exited(member: 1, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(actions == [.finish])
+        #expect(machine.deadline == nil, "a tick at a moment that is past would follow another, without end")
+    }
+
     @Test func orphanedLanesGoToTheFast() throws {
         var machine = try running(["a", "b", "c"], lanes: 16)
         for member in 0..<3 {

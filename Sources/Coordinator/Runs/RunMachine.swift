@@ -184,7 +184,7 @@ struct RunMachine: Sendable {
     }
 
     /// When ``Event/tick`` is wanted.
-    var deadline: ContinuousClock.Instant? { relinkAt }
+    var deadline: ContinuousClock.Instant? { isOver ? nil : relinkAt }
 
     /// Takes an event and decides.
     mutating func handle(_ event: Event, now: ContinuousClock.Instant) -> [Action] {
@@ -332,7 +332,8 @@ struct RunMachine: Sendable {
     private mutating func relink() -> [Action] {
         let missing = missingRelays
         if !missing.isEmpty { return waitForRelays(missing) }
-        relayDeadline = nil
+        // Whatever follows, this moment has come: a deadline that stays in the past would be met again and again.
+        (relayDeadline, relinkAt) = (nil, nil)
         if let announcedAt, now - announcedAt > Self.steady {
             relinks = 0
             wasSilent = false
