@@ -105,8 +105,8 @@ final class CommLoop {
 
     /// The members whose word on the operation in flight is missing.
     var awaited: [Int] {
-        guard operationInFlight != nil else { return [] }
-        return links.filter { !$0.hasEnded && !hasLastWord(of: $0.rank) }.map(\.rank)
+        guard let operation = operationInFlight else { return [] }
+        return links.filter { !$0.hasEnded && !hasLastWord(of: $0.rank, on: operation) }.map(\.rank)
     }
 
     /// The operation that the caller waits for, over links or through memory.
@@ -114,10 +114,9 @@ final class CommLoop {
         active == nil ? shared.state.withLock { $0.throughMemory } : current
     }
 
-    /// Whether the operation in flight needs nothing more from a member.
-    func hasLastWord(of rank: Int) -> Bool {
+    /// Whether an operation, the one in flight, needs nothing more from a member.
+    func hasLastWord(of rank: Int, on operation: UInt64) -> Bool {
         if active != nil { return slot.ledger.readyDigests[rank] != nil }
-        guard let operation = shared.state.withLock({ $0.throughMemory }) else { return false }
         return exchange?.hasResult(rank, of: operation) ?? false
     }
 
@@ -272,7 +271,9 @@ final class CommLoop {
     func ended(_ link: MemberLink, _ error: CollectivesError) throws(CollectivesError) {
         guard !link.hasEnded else { return }
         link.hasEnded = true
-        guard hasLastWord(of: link.rank) else { throw nextFailure ?? error }
+        guard let operation = operationInFlight, hasLastWord(of: link.rank, on: operation) else {
+            throw nextFailure ?? error
+        }
         if nextFailure == nil {
             nextFailure = error
             onFailure?(error)
@@ -280,7 +281,9 @@ final class CommLoop {
         guard active == nil else { return }
         let isOver = shared.state.withLock { state in
             state.nextFailure = nextFailure
-            return state.throughMemory == nil
+            // The caller goes through memory on its own: it may be at the next operation by now, where the lost
+            // member's word will never come.
+            return state.throughMemory != operation
         }
         if isOver { throw nextFailure ?? error }
     }
