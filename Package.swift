@@ -30,6 +30,17 @@ let package = Package(
             name: "CKernels",
             cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"])]
         ),
+        .systemLibrary(name: "CJPEG", pkgConfig: "libjpeg", providers: [.apt(["libjpeg62-turbo-dev"])]),
+        .systemLibrary(name: "CPNG", pkgConfig: "libpng", providers: [.apt(["libpng-dev"])]),
+        .target(
+            name: "CImages",
+            dependencies: ["CJPEG", "CPNG"],
+            cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])],
+            // By name, for the static programs: pkg-config tells of zlib only who asks for static libraries.
+            linkerSettings: [
+                .linkedLibrary("jpeg"), .linkedLibrary("png16"), .linkedLibrary("z"), .linkedLibrary("m"),
+            ]
+        ),
         .target(name: "CShims"),
 
         // MARK: Floor 1, words every module speaks
@@ -39,6 +50,7 @@ let package = Package(
         .target(name: "Tensors", dependencies: ["Basics", "CKernels", "COpenBLAS"]),
         .target(name: "Collectives", dependencies: ["Basics", "CShims"]),
         .target(name: "ContentStore", dependencies: ["Basics", "CZstd"]),
+        .target(name: "Images", dependencies: ["Basics", "CImages"]),
         .target(name: "Wire", dependencies: ["Basics", "CShims"]),
         .target(name: "Remote", dependencies: ["Basics", "CSSH"]),
         .target(name: "ClusterFile", dependencies: ["Basics", .product(name: "Yams", package: "Yams")]),
@@ -46,7 +58,7 @@ let package = Package(
 
         // MARK: Floor 3, subjects
         .target(name: "Training", dependencies: ["Basics", "Tensors"]),
-        .target(name: "Datasets", dependencies: ["Basics", "ContentStore"]),
+        .target(name: "Datasets", dependencies: ["Basics", "ContentStore", "Images"]),
 
         // MARK: Floor 4, roles
         .target(
@@ -66,8 +78,8 @@ let package = Package(
         .executableTarget(
             name: "coord",
             dependencies: [
-                "Basics", "ClusterFile", "ContentStore", "Coordinator", "Datasets", "Registry", "Remote",
-                "Wire",
+                "Basics", "ClusterFile", "ContentStore", "Coordinator", "Datasets", "Images", "Registry",
+                "Remote", "Wire",
                 .arguments,
             ]
         ),
@@ -95,6 +107,7 @@ let package = Package(
             dependencies: ["Basics", "CShims", "Collectives", "CoordTesting"]
         ),
         .testTarget(name: "ContentStoreTests", dependencies: ["Basics", "ContentStore", "CoordTesting"]),
+        .testTarget(name: "ImagesTests", dependencies: ["Basics", "CoordTesting", "Images"]),
         .testTarget(name: "WireTests", dependencies: ["Basics", "CoordTesting", "Wire"]),
         .testTarget(name: "RemoteTests", dependencies: ["Basics", "CoordTesting", "Remote"]),
         .testTarget(name: "ClusterFileTests", dependencies: ["Basics", "ClusterFile", "CoordTesting"]),
@@ -107,7 +120,7 @@ let package = Package(
         .testTarget(name: "TrainingTests", dependencies: ["Basics", "CoordTesting", "Tensors", "Training"]),
         .testTarget(
             name: "DatasetsTests",
-            dependencies: ["Basics", "ContentStore", "CoordTesting", "Datasets"]
+            dependencies: ["Basics", "ContentStore", "CoordTesting", "Datasets", "Images"]
         ),
         .testTarget(
             name: "ServingTests",
@@ -138,7 +151,7 @@ extension Target.Dependency {
     )
 }
 
-let targetsInC: Set = ["CKernels", "COpenBLAS", "CSSH", "CZstd", "CShims"]
+let targetsInC: Set = ["CImages", "CJPEG", "CKernels", "CPNG", "COpenBLAS", "CSSH", "CZstd", "CShims"]
 for target in package.targets where !targetsInC.contains(target.name) {
     target.dependencies.append(.log)  // MemberImportVisibility: who logs imports Logging itself
     target.swiftSettings = [

@@ -148,7 +148,7 @@ extension ClusterFile {
           monitor: val_accuracy                 # or val_loss: what "best" means. Default: val_accuracy
           # How the dataset is cut, in fractions of the samples; the rest is for training.
           split:
-            validation: 0.2                     # greater than 0 and less than 1. Default: 0.2
+            validation: 0.2                     # greater than 0, less than 1. Default: 0.2; of a text its last 0.1
             test: 0                             # read once, at the very end. Default: 0
             seed: 1                             # the cut's own, so that runs are judged alike. Default: 1
           # CPU kernels, which decide the bits of the result: v2 is SSE4.2, v3 is AVX2, v4 is AVX-512.

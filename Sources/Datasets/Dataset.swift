@@ -24,7 +24,10 @@ public final class Dataset: @unchecked Sendable {
     private let labels: [UInt32]
     private let sampleSize: Int
     private let valueCount: Int
-    // Safety: a shard's part of `values` is written once, under `loading`, before its flag is set with
+    /// Where each file begins in `values`, and behind a shard's last one its end; nil where samples are of one size.
+    private let places: UnsafeMutablePointer<Int>?
+    private let shardBytes: [Int]
+    // Safety: a shard's part of `values` and `places` is written once, under `loading`, before its flag is set with
     // release order; `read` looks at the flag with acquire order first. Nothing else is mutable.
     private let values: UnsafeMutableRawBufferPointer
     private let isLoaded: UnsafeMutablePointer<Atomic<Bool>>
@@ -71,7 +74,12 @@ public final class Dataset: @unchecked Sendable {
         }
         sampleSize = index.sampleSize
         valueCount = index.shape.reduce(1, *)
-        values = .allocate(byteCount: index.count * index.sampleSize, alignment: 64)
+        let byteCount =
+            index.isEncoded
+            ? index.shards.reduce(0) { $0 + ($1.bytes ?? 0) } : index.count * index.sampleSize
+        values = .allocate(byteCount: byteCount, alignment: 64)
+        places = index.isEncoded ? .allocate(capacity: index.count + index.shards.count) : nil
+        shardBytes = index.shards.reduce(into: [0]) { $0.append(($0.last ?? 0) + ($1.bytes ?? 0)) }
         isLoaded = .allocate(capacity: index.shards.count)
         for number in index.shards.indices { (isLoaded + number).initialize(to: Atomic(false)) }
         try load(shards: shards ?? Array(index.shards.indices))
@@ -79,6 +87,7 @@ public final class Dataset: @unchecked Sendable {
 
     deinit {
         values.deallocate()
+        places?.deallocate()
         isLoaded.deinitialize(count: index.shards.count)
         isLoaded.deallocate()
     }
@@ -90,8 +99,30 @@ public final class Dataset: @unchecked Sendable {
         try loading.withLock { _ in
             for number in shards where !isLoaded[number].load(ordering: .acquiring) {
                 let bytes = try store.readFile(manifest, index.shards[number].file)
-                let range = try ShardFormat.values(ofShard: bytes, number: number, index: index, dataset: id)
-                let start = shardStarts[number] * sampleSize
+                let range: Range<Int>
+                let start: Int
+                if let places {
+                    let files = try ShardFormat.files(
+                        ofShard: bytes,
+                        number: number,
+                        index: index,
+                        dataset: id
+                    )
+                    range = files[0]..<bytes.count
+                    start = shardBytes[number]
+                    let first = shardStarts[number] + number
+                    for (position, place) in files.enumerated() {
+                        places[first + position] = start + place - range.lowerBound
+                    }
+                } else {
+                    range = try ShardFormat.values(
+                        ofShard: bytes,
+                        number: number,
+                        index: index,
+                        dataset: id
+                    )
+                    start = shardStarts[number] * sampleSize
+                }
                 bytes.withUnsafeBytes { source in
                     UnsafeMutableRawBufferPointer(rebasing: values[start..<(start + range.count)])
                         .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[range]))
@@ -136,6 +167,10 @@ public final class Dataset: @unchecked Sendable {
             "shard \(shard) of sample \(sample) not loaded"
         )
         precondition(target.count == valueCount, "\(target.count) values for a sample of \(valueCount)")
+        guard places == nil else {
+            for (position, value) in decode(sample).enumerated() { target[position] = Float(value) }
+            return
+        }
         let source = UnsafeRawBufferPointer(
             rebasing: values[(sample * sampleSize)..<((sample + 1) * sampleSize)]
         )
@@ -148,6 +183,28 @@ public final class Dataset: @unchecked Sendable {
                 target[position] = Float(bitPattern: UInt32(littleEndian: bits))
             }
         }
+    }
+
+    /// The pixels of a sample that is a file.
+    ///
+    /// - Precondition: it decodes; the importer has decoded it, and its chunks' digests are those that were stored.
+    private func decode(_ sample: Int) -> [UInt8] {
+        guard let places, let images = index.images else { preconditionFailure("samples are no files") }
+        let place = sample + shard(sample)
+        let file = UnsafeRawBufferPointer(rebasing: values[places[place]..<places[place + 1]])
+        do {
+            return try images.pixels(of: file, shape: shape)
+        } catch {
+            preconditionFailure("sample \(sample) of dataset \(id.short) \(error)")
+        }
+    }
+
+    /// The files that the samples were, in the order of the samples; nil when they were no files of their own.
+    ///
+    /// - Throws: `ContentError`.
+    public func readNames() throws -> [String]? {
+        guard manifest.files.contains(where: { $0.name == DatasetIndex.namesName }) else { return nil }
+        return index.names(decoding: try store.readFile(manifest, DatasetIndex.namesName))
     }
 
     /// The raw values of a sample.

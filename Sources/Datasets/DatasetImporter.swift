@@ -16,15 +16,22 @@ public struct DatasetImporter: Sendable {
     /// - Parameter store: where datasets go.
     public init(store: ChunkStore) { self.store = store }
 
-    /// Imports what lies at a path: a folder with a pair of IDX files, a text (`.txt`, `.txt.gz`), or a CSV file.
+    /// Imports what lies at a path: a folder with a pair of IDX files or with class folders of images, a text (`.txt`,
+    /// `.txt.gz`), or a CSV file.
     ///
     /// - Parameters:
     ///   - name: the dataset's name, for people: letters, digits, `-`, `_` and `.`.
     ///   - options: for CSV; of an IDX pair only `classes` is used, of a text only `shape`, `[T]`.
+    ///   - images: for class folders of images.
     /// - Returns: the dataset's id, the name of its manifest.
     /// - Throws: ``DatasetError`` naming file and line; `FileError`; `ContentError`.
     @discardableResult
-    public func add(path: String, name: String, options: CSVOptions = CSVOptions()) throws -> Digest {
+    public func add(
+        path: String,
+        name: String,
+        options: CSVOptions = CSVOptions(),
+        images: ImageFolder.Options = ImageFolder.Options()
+    ) throws -> Digest {
         guard Files.kind(path) == .directory else {
             if path.hasSuffix(".txt") || path.hasSuffix(".txt.gz") {
                 let length = options.shape?.reduce(1, *) ?? TextReader.usualLength
@@ -32,11 +39,77 @@ public struct DatasetImporter: Sendable {
             }
             return try add(CSVReader.read(path, options: options), name: name)
         }
+        if Self.isImageFolder(path) { return try add(ImageFolder(path, options: images), name: name) }
         let pair = try IDXReader.pair(in: path)
         return try add(
             IDXReader.read(images: pair.images, labels: pair.labels, classes: options.classes),
             name: name
         )
+    }
+
+    /// Whether a folder holds folders, and no IDX file.
+    public static func isImageFolder(_ path: String) -> Bool {
+        guard Files.kind(path) == .directory, let names = try? Files.list(path) else { return false }
+        return names.contains { !$0.hasPrefix(".") && Files.kind(path + "/" + $0) == .directory }
+            && !names.contains { $0.contains("idx1") || $0.contains("idx3") || $0.contains("idx4") }
+    }
+
+    /// Imports images that were looked at before.
+    ///
+    /// - Returns: the dataset's id, the name of its manifest.
+    /// - Throws: ``DatasetError`` `.badInput` when a file is not what it was; `FileError`; `ContentError`.
+    /// - Cost: where samples are files, each is read again, and one shard is in memory at a time.
+    @discardableResult
+    public func add(_ folder: ImageFolder, name: String) throws -> Digest {
+        guard folder.storage.isEncoded else { return try add(folder.table(), name: name) }
+        try Self.checkName(name)
+        var seen: [Digest: [Int: Int]] = [:]
+        let order = folder.entries.enumerated().map { position, entry in
+            let ordinal = seen[entry.content, default: [:]][entry.label, default: 0]
+            seen[entry.content, default: [:]][entry.label] = ordinal + 1
+            let id = SampleID(
+                valueDigest: entry.content,
+                label: folder.classes[entry.label],
+                ordinal: ordinal
+            )
+            return (id: id, position: position)
+        }.sorted { $0.id < $1.id }
+        let shardCount = Self.shardCount(bytes: folder.entries.reduce(0) { $0 + $1.size })
+        var shards = [[Int]](repeating: [], count: shardCount)
+        for sample in order {
+            shards[ShardFormat.shard(of: sample.id, count: shardCount)].append(sample.position)
+        }
+        let index = DatasetIndex(
+            name: name,
+            folder: folder,
+            shards: shards.map { members in
+                (members.count, members.reduce(0) { $0 + folder.entries[$1].size })
+            }
+        )
+        var files = [
+            try store.add(index.encoded(), name: DatasetIndex.fileName),
+            try store.add(
+                ShardFormat.samplesFile(
+                    ids: order.map(\.id),
+                    labels: order.map { folder.entries[$0.position].label },
+                    classCount: folder.classes.count
+                ),
+                name: DatasetIndex.samplesName
+            ),
+            try store.add(
+                DatasetIndex.encodedNames(order.map { folder.entries[$0.position].path }),
+                name: DatasetIndex.namesName
+            ),
+        ]
+        for (number, members) in shards.enumerated() {
+            let bytes = ShardFormat.shardFile(
+                number: number,
+                of: shardCount,
+                files: try members.map { try folder.readAgain(folder.entries[$0]) }
+            )
+            files.append(try store.add(bytes, name: index.shards[number].file))
+        }
+        return try store.putManifest(kind: "dataset", files: files)
     }
 
     /// Imports samples that were read before.
@@ -66,6 +139,14 @@ public struct DatasetImporter: Sendable {
                 name: DatasetIndex.samplesName
             ),
         ]
+        if let names = table.names {
+            files.append(
+                try store.add(
+                    DatasetIndex.encodedNames(order.map { names[$0.offset] }),
+                    name: DatasetIndex.namesName
+                )
+            )
+        }
         for (number, values) in shards.enumerated() {
             let bytes = ShardFormat.shardFile(
                 number: number,
@@ -100,6 +181,9 @@ public struct DatasetImporter: Sendable {
                     UnsafeRawBufferPointer(rebasing: values[(position * size)..<((position + 1) * size)])
                 )
                 let digest = builder.finish()
+                if table.kind == .text {
+                    return SampleID(place: position, of: table.count, valueDigest: digest)
+                }
                 let ordinal = seen[Key(values: digest, label: label), default: 0]
                 seen[Key(values: digest, label: label)] = ordinal + 1
                 return SampleID(valueDigest: digest, label: table.classes[label], ordinal: ordinal)

@@ -14,18 +14,21 @@ public struct DatasetIndex: Hashable, Sendable, Codable {
         public var file: String
         /// Number of samples.
         public var count: Int
+        /// Bytes of its samples, where these are files; nil where all are of one size.
+        public var bytes: Int?
     }
 
-    static let formatVersion = 1
+    static let formatVersion = 2
     static let fileName = "dataset.json"
     static let samplesName = "samples.bin"
+    static let namesName = "names.json"
 
-    /// The version of the format, 1.
+    /// The version of the format: 2 where samples are files, else 1.
     public var format: Int
     /// For people.
     public var name: String
-    /// What it is for: `classification`.
-    public var kind: String
+    /// What it is for.
+    public var kind: DatasetKind
     /// What one number is.
     public var type: ElementType
     /// Shape of one sample: `[F]` or `[C, H, W]`.
@@ -40,7 +43,11 @@ public struct DatasetIndex: Hashable, Sendable, Codable {
     public var shards: [Shard]
     /// What it was made of.
     public var sources: [DatasetSource]
+    /// How the samples were or are to be made of images; nil for what were none.
+    public var images: ImageStorage?
 
+    /// True when the samples are image files, to be decoded when they are read.
+    public var isEncoded: Bool { images?.isEncoded ?? false }
     /// Bytes of one sample.
     public var sampleSize: Int { shape.reduce(type.size, *) }
 
@@ -48,6 +55,18 @@ public struct DatasetIndex: Hashable, Sendable, Codable {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         return Array(try encoder.encode(self))
+    }
+
+    static func encodedNames(_ names: [String]) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.withoutEscapingSlashes]
+        return Array(try encoder.encode(names))
+    }
+
+    /// The names of all samples, out of the file that ``encodedNames(_:)`` made.
+    func names(decoding bytes: [UInt8]) -> [String]? {
+        let names = try? JSONDecoder().decode([String].self, from: Data(bytes))
+        return names?.count == count ? names : nil
     }
 
     /// Reads and checks bytes that somebody else may have written.
@@ -76,15 +95,19 @@ public struct DatasetIndex: Hashable, Sendable, Codable {
         let classTotal = classCounts.reduce(into: 0) { $0 = $1 >= 0 && $0 >= 0 ? $0 &+ $1 : -1 }
         guard shards.count.nonzeroBitCount == 1, shards.count <= DatasetImporter.maximumShards,
             total == count, classTotal == count, classCounts.count == classes.count, count < 1 << 40,
-            [1, 3].contains(shape.count)
+            [1, 3].contains(shape.count),
+            !isEncoded
+                || (shape.count == 3 && [1, 3].contains(shape[0]) && type == .uint8
+                    && shards.allSatisfy { (0...1 << 40).contains($0.bytes ?? -1) })
         else { throw refuse("contradicts itself", "import the data again") }
     }
 
     /// Private to this module: made by the importer.
     init(name: String, table: SampleTable, shardCounts: [Int]) {
-        format = Self.formatVersion
+        format = 1
         self.name = name
-        kind = "classification"
+        kind = table.kind
+        images = table.images
         type = table.type
         shape = table.shape
         classes = table.classes
@@ -94,6 +117,25 @@ public struct DatasetIndex: Hashable, Sendable, Codable {
         classCounts = counts
         shards = shardCounts.enumerated().map { Shard(file: Self.shardName($0), count: $1) }
         sources = table.sources
+    }
+
+    /// Of image files.
+    init(name: String, folder: ImageFolder, shards: [(count: Int, bytes: Int)]) {
+        format = Self.formatVersion
+        self.name = name
+        kind = .classification
+        type = .uint8
+        shape = folder.shape
+        classes = folder.classes
+        count = folder.entries.count
+        var counts = [Int](repeating: 0, count: folder.classes.count)
+        for entry in folder.entries { counts[entry.label] += 1 }
+        classCounts = counts
+        self.shards = shards.enumerated().map {
+            Shard(file: Self.shardName($0), count: $1.count, bytes: $1.bytes)
+        }
+        sources = [folder.source]
+        images = folder.storage
     }
 
     private static func shardName(_ number: Int) -> String {

@@ -11,6 +11,14 @@ public enum ElementType: String, Hashable, Sendable, Codable {
     public var size: Int { self == .uint8 ? 1 : 4 }
 }
 
+/// What a dataset is for.
+public enum DatasetKind: String, Hashable, Sendable, Codable {
+    /// Samples of classes.
+    case classification
+    /// Windows of one text, in its order; the class of a window is the letter after it.
+    case text
+}
+
 /// Samples as they were read, in the order of the source.
 public struct SampleTable: Sendable {
     /// What one number is.
@@ -25,6 +33,12 @@ public struct SampleTable: Sendable {
     public var labels: [Int]
     /// What it was read from.
     public var sources: [DatasetSource]
+    /// What it is for.
+    public var kind = DatasetKind.classification
+    /// `[N]`: the file of each sample; nil when all came from one.
+    public var names: [String]?
+    /// How images were brought to `shape`; nil for what were none.
+    public var images: ImageStorage?
 
     /// - Precondition: as many values as labels ask for; every label is an index into `classes`.
     public init(
@@ -92,6 +106,12 @@ public struct SampleID: Hashable, Sendable, Comparable, CustomStringConvertible 
         writer.write(label)
         writer.write(UInt64(ordinal))
         rest = Self.head(Digest(of: writer.bytes))
+    }
+
+    /// A window of a text: in the order of the text, and evenly over all ids, so that shards are alike.
+    init(place: Int, of count: Int, valueDigest: Digest) {
+        content = UInt64(count).dividingFullWidth((UInt64(place), 0)).quotient
+        rest = Self.head(valueDigest)
     }
 
     private static func head(_ digest: Digest) -> UInt64 {

@@ -3,6 +3,8 @@ internal import Basics
 /// The bytes of shards and of the list of samples; described in `docs/formats/dataset-shard.md`.
 enum ShardFormat {
     static let version: UInt32 = 1
+    /// Of shards of files.
+    static let encodedVersion: UInt32 = 2
     static let shardMagic = Array("CRDSHARD".utf8)
     static let samplesMagic = Array("CRDSMPLS".utf8)
     static let shardHeader = 64
@@ -60,6 +62,70 @@ enum ShardFormat {
             )
         }
         return shardHeader..<bytes.count
+    }
+
+    /// A shard of files: their places, then their bytes.
+    static func shardFile(number: Int, of shards: Int, files: [[UInt8]]) -> [UInt8] {
+        let total = files.reduce(0) { $0 + $1.count }
+        var writer = ByteWriter(capacity: shardHeader + 8 * (files.count + 1) + total)
+        writer.write(raw: encodedHead(number: number, of: shards, count: files.count, bytes: total))
+        var place = 0
+        writer.write(UInt64(0))
+        for file in files {
+            place += file.count
+            writer.write(UInt64(place))
+        }
+        for file in files { writer.write(raw: file) }
+        return writer.bytes
+    }
+
+    private static func encodedHead(number: Int, of shards: Int, count: Int, bytes: Int) -> [UInt8] {
+        var writer = ByteWriter(capacity: shardHeader)
+        writer.write(raw: shardMagic)
+        writer.write(encodedVersion)
+        writer.write(UInt32(number))
+        writer.write(UInt32(shards))
+        writer.write(UInt32(0))
+        writer.write(UInt64(count))
+        writer.write(UInt64(bytes))
+        writer.write(raw: [UInt8](repeating: 0, count: shardHeader - writer.bytes.count))
+        return writer.bytes
+    }
+
+    /// Checks a shard of files against the index.
+    ///
+    /// - Returns: where each file begins in `bytes`, and where the last one ends.
+    static func files(
+        ofShard bytes: [UInt8],
+        number: Int,
+        index: DatasetIndex,
+        dataset: Digest
+    ) throws -> [Int] {
+        let (count, total) = (index.shards[number].count, index.shards[number].bytes ?? 0)
+        let start = shardHeader + 8 * (count + 1)
+        let head = encodedHead(number: number, of: index.shards.count, count: count, bytes: total)
+        var places: [Int] = []
+        if bytes.starts(with: head), bytes.count == start + total {
+            places = bytes.withUnsafeBytes { raw in
+                (0...count).map { position in
+                    let at = shardHeader + 8 * position
+                    let place = UInt64(
+                        littleEndian: raw.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+                    )
+                    return start + Int(min(place, UInt64(total)))
+                }
+            }
+        }
+        guard places.first == start, places.last == bytes.count,
+            zip(places, places.dropFirst()).allSatisfy({ $0 < $1 })
+        else {
+            throw DatasetError(
+                .badDataset,
+                "shard \(number) of dataset \(dataset.short) does not fit its index",
+                hint: "import the data again"
+            )
+        }
+        return places
     }
 
     static func samplesFile(ids: [SampleID], labels: [Int], classCount: Int) -> [UInt8] {

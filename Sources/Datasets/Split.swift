@@ -2,7 +2,7 @@ public import Basics
 
 /// Which samples of a dataset are for training, for validation, for the test.
 ///
-/// Stratified: each class is parted in the same ratio. A sample's place in its class's order follows from its
+/// Of a text the last windows are held out. All else is stratified: each class is parted in the same ratio. A sample's place in its class's order follows from its
 /// id and the split's seed alone, so samples that are added move only those few that stand at a border. Equal
 /// samples of one class stay on one side.
 public struct Split: Hashable, Sendable {
@@ -13,11 +13,15 @@ public struct Split: Hashable, Sendable {
     /// Rising indices.
     public var test: [Int]
 
+    /// The fraction that is held out for validation when nobody says: a fifth, of a text a tenth.
+    public static func usualValidation(_ kind: DatasetKind) -> Double { kind == .text ? 0.1 : 0.2 }
+
     /// Parts a dataset.
     ///
     /// - Throws: ``DatasetError`` `.badSplit` for fractions outside [0, 1) or that leave nothing to train on.
     public static func make(_ dataset: Dataset, _ spec: SplitSpec) throws -> Split {
-        try make(
+        if dataset.index.kind == .text { return try makeTail(count: dataset.count, spec) }
+        return try make(
             ids: dataset.sampleIDs,
             labels: (0..<dataset.count).map { dataset.label($0) },
             classCount: dataset.classes.count,
@@ -25,7 +29,25 @@ public struct Split: Hashable, Sendable {
         )
     }
 
-    static func make(ids: [SampleID], labels: [Int], classCount: Int, _ spec: SplitSpec) throws -> Split {
+    /// Parts a text: what is for validation follows on what is for training, and what is for the test ends it.
+    ///
+    /// Neighbouring windows share their sense: windows held out between those trained on would be judged too well.
+    static func makeTail(count: Int, _ spec: SplitSpec) throws -> Split {
+        try check(spec)
+        let test = Int((Double(count) * spec.test).rounded())
+        let validation = Int((Double(count) * spec.validation).rounded())
+        guard test + validation < count else {
+            throw DatasetError(.badSplit, "a split of \(count) samples leaves nothing to train on")
+        }
+        let (first, second) = (count - test - validation, count - test)
+        return Split(
+            training: Array(0..<first),
+            validation: Array(first..<second),
+            test: Array(second..<count)
+        )
+    }
+
+    private static func check(_ spec: SplitSpec) throws {
         let fractions = [spec.validation, spec.test]
         guard fractions.allSatisfy({ $0 >= 0 && $0 < 1 }), spec.validation + spec.test < 1 else {
             throw DatasetError(
@@ -34,6 +56,10 @@ public struct Split: Hashable, Sendable {
                 hint: "give fractions of at least 0 that are less than 1 together"
             )
         }
+    }
+
+    static func make(ids: [SampleID], labels: [Int], classCount: Int, _ spec: SplitSpec) throws -> Split {
+        try check(spec)
         let random = RandomSource(seed: spec.seed)
         var members = [[(key: UInt64, sample: Int)]](repeating: [], count: classCount)
         for (sample, id) in ids.enumerated() {

@@ -23,7 +23,7 @@ enum TextReader {
         }
         var places = [UInt8](repeating: 0, count: 256)
         for (place, byte) in vocabulary.enumerated() { places[Int(byte)] = UInt8(place) }
-        return SampleTable(
+        var table = SampleTable(
             type: .uint8,
             shape: [length],
             classes: vocabulary.map(name),
@@ -36,6 +36,8 @@ enum TextReader {
                 )
             ]
         )
+        table.kind = .text
+        return table
     }
 
     /// A letter as it is, anything else by its number: `0x0a`.

@@ -37,4 +37,41 @@ import Testing
             #expect(dataset.count == 8714)
         }
     }
+
+    /// The tail of the text is held out, and a letter that ends no window is nobody's mistake.
+    @Test func theEndOfATextIsHeldOut() throws {
+        try withStore { store, folder throws in
+            let path = folder + "/a.txt"
+            // 1000 windows of four letters that tell their number, and one letter that ends none.
+            let text = (0..<1000).map { number in
+                let digits = "\(number)"
+                return String(repeating: "0", count: 3 - digits.count) + digits + "q"
+            }
+            try Files.writeAtomically(Array((text.joined() + "z").utf8), to: path)
+            let id = try DatasetImporter(store: store).add(
+                path: path,
+                name: "t",
+                options: CSVOptions(shape: [4])
+            )
+            let dataset = try Dataset(store: store, manifest: id)
+            #expect(dataset.index.kind == .text && dataset.count == 1000)
+            func number(_ sample: Int) -> Int {
+                Int(dataset.read(sample).prefix(3).reduce(0) { $0 * 10 + $1 })
+            }
+            #expect((0..<1000).allSatisfy { number($0) == $0 })
+            let split = try Split.make(
+                dataset,
+                SplitSpec(validation: Split.usualValidation(dataset.index.kind), test: 0.05)
+            )
+            #expect(split.training == Array(0..<850))
+            #expect(split.validation == Array(850..<950) && split.test == Array(950..<1000))
+            let check = DatasetCheck.run(dataset)
+            #expect(check.classCounts.contains(0) && check.isUsable)
+            #expect(!check.findings.contains { [.emptyClass, .singleSample, .imbalance].contains($0.kind) })
+            for spec in [SplitSpec(validation: 0.6, test: 0.5), SplitSpec(validation: -0.1)] {
+                let error = #expect(throws: DatasetError.self) { try Split.make(dataset, spec) }
+                #expect(error?.code == .badSplit)
+            }
+        }
+    }
 }

@@ -1,8 +1,19 @@
-internal import Basics
-internal import ClusterFile
+public import Basics
+public import ClusterFile
 internal import ContentStore
-internal import Datasets
+public import Datasets
 internal import Registry
+
+extension ClusterFile {
+    /// How a dataset is cut for the file's run: as the file says, else as suits the kind of dataset.
+    public func split(of dataset: Dataset) -> SplitSpec {
+        var split = run?.split ?? SplitSpec()
+        if places["run.split.validation"] == nil {
+            split.validation = Split.usualValidation(dataset.index.kind)
+        }
+        return split
+    }
+}
 
 /// Turns a cluster file's run into a record, with every check that needs the data or the hosts.
 struct RunPreparation: Sendable {
@@ -28,7 +39,9 @@ struct RunPreparation: Sendable {
             )
         }
         let dataset = try findDataset()
-        let empty = zip(dataset.classes, dataset.index.classCounts).filter { $0.1 == 0 }.map(\.0)
+        // A letter that ends no window of a text is still a letter of it.
+        let counts = dataset.index.kind == .text ? [] : dataset.index.classCounts
+        let empty = zip(dataset.classes, counts).filter { $0.1 == 0 }.map(\.0)
         guard empty.isEmpty else {
             throw CoordinatorError(
                 "dataset \(dataset.name): no sample of class \(empty.joined(separator: ", "))",
@@ -37,6 +50,7 @@ struct RunPreparation: Sendable {
                 exitCode: .badInput
             )
         }
+        spec.split = file.split(of: dataset)
         let split = try Split.make(dataset, spec.split)
         guard !split.training.isEmpty, !split.validation.isEmpty else {
             throw CoordinatorError(

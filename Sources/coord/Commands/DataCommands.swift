@@ -4,6 +4,7 @@ internal import ClusterFile
 internal import ContentStore
 internal import Coordinator
 internal import Datasets
+internal import Images
 internal import Registry
 
 struct DataCommand: ParsableCommand {
@@ -47,13 +48,24 @@ struct DataCommand: ParsableCommand {
     struct Add: CoordCommand {
         static let configuration = CommandConfiguration(
             abstract:
-                "Take files into the store: a CSV with a label column, a text, or an IDX folder (MNIST).",
-            discussion: "Example: coord data add flowers flowers.csv --label species"
+                "Take files into the store: a CSV with a label column, a text, images, or an IDX folder (MNIST).",
+            discussion: """
+                Example: coord data add flowers flowers.csv --label species
+
+                Images are JPEG and PNG files in a folder with one folder for each class:
+                coord data add pets photos --size 64
+
+                Up to 64 by 64 pixels samples are kept as pixels, above as the files they are, decoded while training.
+                Files that cannot be read are an error that names the first one, unless --skip-bad leaves them out. Images
+                in CMYK and animations cannot be read.
+                """
         )
         @OptionGroup var common: CommonOptions
         @Argument(help: "The name that the cluster file gives.")
         var name: String
-        @Argument(help: "A .csv or .txt file, either as .gz too, or a folder with IDX images and labels.")
+        @Argument(
+            help: "A .csv or .txt file, either as .gz too; a folder of class folders, or with IDX files."
+        )
         var path: String
         @Option(help: "CSV: the label column, by name or number from 0; without it, the last.")
         var label: String?
@@ -61,8 +73,58 @@ struct DataCommand: ParsableCommand {
         var shape: String?
         @Option(help: "CSV: all classes, separated by commas; any other label is an error.")
         var classes: String?
+        @Option(
+            help:
+                "Images: pixels of each side, 32, or height and width, 48x64; without it, all must be alike."
+        )
+        var size: String?
+        @Option(
+            help: "Images of another shape: crop (fill the size, cut to the middle) or stretch.",
+            transform: { try choice($0, ImageFit.self) }
+        )
+        var fit = ImageFit.crop
+        @Option(
+            help: "Images: keep pixels, or files that are decoded while training; auto by size.",
+            transform: { try choice($0, ImageFolder.Options.Storage.self) }
+        )
+        var store = ImageFolder.Options.Storage.auto
+        @Flag(help: "Images: leave out files that cannot be read, and name them.")
+        var skipBad = false
+
+        private static func choice<Choice: RawRepresentable & CaseIterable>(
+            _ text: String,
+            _ type: Choice.Type
+        ) throws -> Choice where Choice.RawValue == String {
+            guard let choice = Choice(rawValue: text) else {
+                let known = type.allCases.map(\.rawValue).joined(separator: ", ")
+                throw ValidationError("'\(text)' is none of \(known)")
+            }
+            return choice
+        }
+
+        private func addImages(_ console: Console) throws {
+            var options = ImageFolder.Options(fit: fit, storage: store, skipsBad: skipBad)
+            if let size {
+                let sides = size.split(separator: "x", omittingEmptySubsequences: false).map { Int($0) ?? 0 }
+                guard (1...2).contains(sides.count), sides.allSatisfy({ (1...4096).contains($0) }) else {
+                    throw Outcome(
+                        exitCode: .usage,
+                        message: "--size \(size) is no size of an image",
+                        hint: "write 32, or height and width as 48x64"
+                    )
+                }
+                options.height = sides[0]
+                options.width = sides[sides.count - 1]
+            }
+            let folder = try ImageFolder(path, options: options)
+            for problem in folder.problems { console.say("left out: \(problem.description)") }
+            try DataLibrary(workspace: try common.workspace()).add(name: name, console) {
+                try $0.add(folder, name: name)
+            }
+        }
 
         func perform(_ console: Console) throws {
+            if DatasetImporter.isImageFolder(path) { return try addImages(console) }
             var options = CSVOptions()
             if let label { options.label = Int(label).map(CSVOptions.LabelColumn.index) ?? .named(label) }
             if let shape {
@@ -127,8 +189,8 @@ struct DataCommand: ParsableCommand {
         @OptionGroup var common: CommonOptions
         @Argument(help: "The dataset's name.")
         var name: String
-        @Option(help: "Fraction for validation.")
-        var validation = 0.2
+        @Option(help: "Fraction for validation; without it, 0.2, of a text 0.1.")
+        var validation: Double?
         @Option(help: "Fraction for test.")
         var test = 0.0
         @Option(help: "The split's seed.")
@@ -142,7 +204,8 @@ struct DataCommand: ParsableCommand {
 
         func perform(_ console: Console) throws {
             let (_, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
-            let split = try Split.make(dataset, SplitSpec(validation: validation, test: test, seed: seed))
+            let part = validation ?? Split.usualValidation(dataset.index.kind)
+            let split = try Split.make(dataset, SplitSpec(validation: part, test: test, seed: seed))
             let lines = [
                 ("training", split.training), ("validation", split.validation), ("test", split.test),
             ].map {
@@ -229,20 +292,57 @@ struct DataCommand: ParsableCommand {
     struct Show: CoordCommand {
         static let configuration = CommandConfiguration(
             abstract: "One dataset.",
-            discussion: "Example: coord data show digits"
+            discussion: """
+                Example: coord data show digits
+
+                --sample takes a sample's id, as warnings of a run name it, or its beginning, and tells its label and file.
+                """
         )
         @OptionGroup var common: CommonOptions
         @Argument(help: "The dataset's name.")
         var name: String
+        @Option(help: "One sample: its id or the beginning of it.")
+        var sample: String?
+
+        private struct SampleLine: Encodable {
+            var sample: String
+            var index: Int
+            var label: String
+            var file: String?
+        }
+
+        private func show(_ beginning: String, of dataset: Dataset, _ console: Console) throws {
+            let names = try dataset.readNames()
+            let lines = dataset.sampleIDs.indices.filter {
+                dataset.sampleIDs[$0].description.hasPrefix(beginning)
+            }
+            .map {
+                SampleLine(
+                    sample: dataset.sampleIDs[$0].description,
+                    index: $0,
+                    label: dataset.classes[dataset.label($0)],
+                    file: names?[$0]
+                )
+            }
+            guard !lines.isEmpty else {
+                throw Outcome(exitCode: .badInput, message: "\(name) has no sample \(beginning)")
+            }
+            if console.isJSON { return lines.forEach { console.json($0) } }
+            console.table(
+                [["SAMPLE", "INDEX", "LABEL", "FILE"]]
+                    + lines.map { [$0.sample, "\($0.index)", $0.label, $0.file ?? "-"] }
+            )
+        }
 
         func perform(_ console: Console) throws {
             let (row, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
+            if let sample { return try show(sample, of: dataset, console) }
             if console.isJSON { return console.json(dataset.index) }
             console.table([
                 ["FIELD", "VALUE"], ["name", row.name], ["id", row.manifest.hex],
                 ["samples", "\(row.count)"],
                 ["shape", row.shape.map { "\($0)" }.joined(separator: " x ")],
-                ["type", dataset.index.type.rawValue],
+                ["type", dataset.index.isEncoded ? "image files" : dataset.index.type.rawValue],
                 ["classes", row.classes.joined(separator: ", ")],
                 ["shards", "\(dataset.index.shards.count)"],
             ])
@@ -256,8 +356,13 @@ struct DataLibrary {
 
     /// Imports files, checks them and gives the result a name.
     func add(_ path: String, name: String, options: CSVOptions, _ console: Console) throws {
+        try add(name: name, console) { try $0.add(path: path, name: name, options: options) }
+    }
+
+    /// Gives what a closure imports a name, and checks it.
+    func add(name: String, _ console: Console, _ body: (DatasetImporter) throws -> Digest) throws {
         let store = try workspace.openStore()
-        let id = try DatasetImporter(store: store).add(path: path, name: name, options: options)
+        let id = try body(DatasetImporter(store: store))
         let dataset = try Dataset(store: store, manifest: id)
         let row = DatasetRow(
             name: name,

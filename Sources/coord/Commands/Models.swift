@@ -3,6 +3,7 @@ internal import Basics
 internal import ClusterFile
 internal import Coordinator
 internal import Datasets
+internal import Images
 internal import Registry
 internal import Wire
 
@@ -131,8 +132,8 @@ struct Predict: CoordCommand {
         discussion: """
             Example: coord predict digit.csv
 
-            FILE holds the raw values of one sample: numbers separated by commas, spaces or line ends. `--sample N`
-            takes the N-th validation sample of a dataset instead and prints its true label beside.
+            FILE holds the raw values of one sample, numbers separated by commas, spaces or line ends, or it is a JPEG
+            or PNG image, which is brought to the shape of the file's dataset. `--sample N` takes the N-th validation sample of a dataset instead and prints its true label beside.
             """
     )
     @OptionGroup var common: CommonOptions
@@ -181,27 +182,26 @@ struct Predict: CoordCommand {
 
     private func input() throws -> ([Float], String?) {
         if let sample {
-            let file = try common.cluster()
-            guard let name = file.dataset else {
-                throw Outcome(exitCode: .badInput, message: "\(common.file) names no dataset")
-            }
-            let (_, dataset) = try DataLibrary(workspace: try common.workspace()).open(name)
-            let split = try Split.make(dataset, file.run?.split ?? SplitSpec())
+            let (file, dataset) = try fileAndDataset()
+            let split = try Split.make(dataset, file.split(of: dataset))
             guard split.validation.indices.contains(sample) else {
                 throw Outcome(
                     exitCode: .badInput,
                     message:
-                        "\(name) has validation samples 0 to \(split.validation.count - 1), not \(sample)"
+                        "\(dataset.name) has validation samples 0 to \(split.validation.count - 1), not \(sample)"
                 )
             }
-            var values = [Float](repeating: 0, count: dataset.shape.reduce(1, *))
-            values.withUnsafeMutableBufferPointer { dataset.read(split.validation[sample], into: $0) }
+            let values: [Float] = dataset.read(split.validation[sample])
             return (values, dataset.classes[dataset.label(split.validation[sample])])
         }
         guard let path else {
             throw Outcome(exitCode: .usage, message: "nothing to predict", hint: "give a FILE or --sample N")
         }
-        let text = try Files.readText(path, limit: 64 << 20)
+        let bytes = try Files.read(path, limit: 64 << 20)
+        if let head = try? bytes.withUnsafeBytes({ try ImageDecoder.head($0) }) {
+            return (try pixels(bytes, head), nil)
+        }
+        let text = String(decoding: bytes, as: UTF8.self)
         let words = text.split { $0 == "," || $0.isWhitespace }
         let values = try words.enumerated().map { index, word in
             guard let value = Float(word), value.isFinite else {
@@ -213,5 +213,35 @@ struct Predict: CoordCommand {
             return value
         }
         return (values, nil)
+    }
+
+    private func fileAndDataset() throws -> (ClusterFile, Dataset) {
+        let file = try common.cluster()
+        guard let name = file.dataset else {
+            throw Outcome(exitCode: .badInput, message: "\(common.file) names no dataset")
+        }
+        return (file, try DataLibrary(workspace: try common.workspace()).open(name).1)
+    }
+
+    /// An image as the samples of the file's dataset were made.
+    private func pixels(_ bytes: [UInt8], _ head: ImageHead) throws -> [Float] {
+        let (_, dataset) = try fileAndDataset()
+        let shape = dataset.shape
+        guard shape.count == 3, shape[0] == 1 || shape[0] == 3 else {
+            throw Outcome(
+                exitCode: .badInput,
+                message: "dataset \(dataset.name) has samples of shape \(shape), no images"
+            )
+        }
+        let images = dataset.index.images ?? ImageStorage(fit: .crop, isEncoded: false)
+        do {
+            return try bytes.withUnsafeBytes { try images.pixels(of: $0, shape: shape) }.map { Float($0) }
+        } catch let error as ImageError {
+            throw Outcome(
+                exitCode: .badInput,
+                message: "\(path ?? "") \(error.message)",
+                hint: error.hint
+            )
+        }
     }
 }
