@@ -22,6 +22,9 @@ final class SSHChannel {
     /// libssh's own window of 1.28 MB carries 25 MB/s at 50 ms. Unit: bytes.
     static let window = 8 << 20
 
+    /// No packet is larger, with all that is around its bytes; unit: bytes.
+    static let packet = 40 << 10
+
     /// What a channel is for.
     enum Purpose {
         /// A command for the login shell.
@@ -118,14 +121,21 @@ final class SSHChannel {
     /// - Parameters:
     ///   - buffer: at least ``window`` bytes, so that the other side may send that much.
     ///   - errors: standard error instead of standard output.
+    ///   - hasPacket: a whole packet is known to be there. libssh reads 4 KB at a time and then comes back, unless it is
+    ///     told to wait; it never has to.
     /// - Returns: bytes taken; 0 = nothing now, or the end.
-    func read(into buffer: UnsafeMutableRawBufferPointer, errors: Bool = false) -> Int {
+    func read(
+        into buffer: UnsafeMutableRawBufferPointer,
+        errors: Bool = false,
+        hasPacket: Bool = false
+    ) -> Int {
         // libssh asks for more whenever `count` exceeds what is buffered and allowed: with the full count on each
         // call it would send one adjustment a packet, so only each quarter of the window does.
         let grows = !errors && sinceGrowth >= Self.window / 4
         if grows { sinceGrowth = 0 }
         let count = grows ? buffer.count : min(buffer.count, errors ? 32 << 10 : 256 << 10)
-        let n = ssh_channel_read_timeout(handle, buffer.baseAddress, UInt32(count), errors ? 1 : 0, 0)
+        let wait: Int32 = hasPacket ? 1 : 0
+        let n = ssh_channel_read_timeout(handle, buffer.baseAddress, UInt32(count), errors ? 1 : 0, wait)
         guard n > 0 else { return 0 }
         if !errors { sinceGrowth += Int(n) }
         return Int(n)

@@ -121,6 +121,12 @@ final class SSHSession: @unchecked Sendable {
         return received.pointee.out_bytes - min(received.pointee.out_bytes, UInt64(max(queued, 0)))
     }
 
+    /// What has arrived here and libssh has not read; unit: bytes.
+    var arrived: Int {
+        var waiting: Int32 = 0
+        return ioctl(socket, UInt(FIONREAD), &waiting) == 0 ? Int(waiting) : 0
+    }
+
     /// What libssh says went wrong, and what carried a connection that broke; fit for a message.
     var reason: String {
         let own = Self.printable(String(cString: ssh_get_error(UnsafeMutableRawPointer(handle))))

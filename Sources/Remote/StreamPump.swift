@@ -107,9 +107,10 @@ final class PumpedStream {
         if inbound.isEmpty, !remoteEnded {
             // Packets bring 32 KB at most: gathered, they wake the reader less often.
             var n = 0
+            let arrived = session.arrived
             while n < Self.gathered {
                 let rest = UnsafeMutableRawBufferPointer(rebasing: fromRemote[n..<n + SSHChannel.window])
-                let more = channel.read(into: rest)
+                let more = channel.read(into: rest, hasPacket: arrived - n >= SSHChannel.packet)
                 guard more > 0 else { break }
                 n += more
             }

@@ -22,28 +22,38 @@ import Testing
     }
 
     @Test func connectionsAreAddedWhileTheyHelp() {
-        // 45 MB/s each at 50 ms, lines of 180 and of 100 MB/s: the last ones bring too little.
-        #expect(lanes(roundTrip: 0.05) { min(Double($0) * 45e6, 180e6) } == 8)
-        #expect(lanes(roundTrip: 0.05) { min(Double($0) * 45e6, 100e6) } == 4)
-        #expect(lanes(roundTrip: 0.05) { Double($0) * 45e6 } == LanePlan.maximum)
-        // One is enough for a line that it fills; only a second shows that.
-        #expect(lanes(roundTrip: 0.05) { _ in 45e6 } == 2)
+        // 42 MB/s each at 50 ms: five fill a fast line, and more are tried where those were far from it.
+        #expect(lanes(roundTrip: 0.05, seconds: 0.6) { Double($0) * 42e6 } == 5)
+        #expect(lanes(roundTrip: 0.05) { Double($0) * 42e6 } == LanePlan.maximum)
+        #expect(lanes(roundTrip: 0.015) { Double($0) * 140e6 } == 8)
+        // One is enough for a line that it fills; only others show that.
+        #expect(lanes(roundTrip: 0.015) { _ in 120e6 } == 2)
+    }
+
+    @Test func whatALineNeededIsKnownTheNextTime() {
+        var plan = LanePlan(roundTrip: 0.05, known: 5)
+        let answers = (0..<5).map { _ in plan.measured(bytes: 2 << 20, seconds: 0.01) }
+        #expect(answers == [0, 4, 0, 0, 0])
+        #expect(plan.lanes == 5)
+        #expect((0..<100).allSatisfy { _ in plan.measured(bytes: 50_000_000, seconds: 0.1) == 0 })
     }
 
     @Test func anIntervalMustPassBeforeAnythingIsJudged() {
-        var plan = LanePlan(roundTrip: 1)
-        var answers = (0..<5).map { _ in plan.measured(bytes: 50_000_000, seconds: 0.049) }
+        var plan = LanePlan(roundTrip: 0.02)
+        var answers = (0..<5).map { _ in plan.measured(bytes: 10_000_000, seconds: 0.049) }
         #expect(answers == [0, 0, 0, 0, 0])
         #expect(plan.lanes == 1)
         // The first whole interval is a warm-up, the second decides.
         answers = [
-            plan.measured(bytes: 50_000_000, seconds: 0.1), plan.measured(bytes: 500_000_000, seconds: 1),
+            plan.measured(bytes: 10_000_000, seconds: 0.1), plan.measured(bytes: 100_000_000, seconds: 1),
         ]
         #expect(answers == [0, 1])
         #expect(plan.lanes == 2)
-        // No growth: settled for good.
-        answers = [500_000_000, 500_000_000, 5_000_000_000].map { plan.measured(bytes: $0, seconds: 1) }
+        // The new one takes its time; then there is no growth: settled for good.
+        answers = [30_000_000, 30_000_000, 30_000_000].map { plan.measured(bytes: $0, seconds: 0.3) }
         #expect(answers == [0, 0, 0])
+        answers = [30_000_000, 5_000_000_000].map { plan.measured(bytes: $0, seconds: 1) }
+        #expect(answers == [0, 0])
         #expect(plan.lanes == 2)
     }
 

@@ -10,6 +10,7 @@ package final class BulkLink: Sendable {
         var idle: [AgentClient] = []
         var inUse: [ObjectIdentifier: AgentClient] = [:]
         var isClosed = false
+        var lanes: Int?
     }
 
     /// As many as one transfer uses at most.
@@ -44,6 +45,12 @@ package final class BulkLink: Sendable {
             throw error
         }
     }
+
+    /// How many connections the last transfer found to be worth it; nil before the first that needed several.
+    var knownLanes: Int? { state.withLock { $0.lanes } }
+
+    /// Keeps what a transfer found out; one that ended before it tried a second connection found nothing.
+    func learned(lanes: Int) { if lanes > 1 { state.withLock { $0.lanes = lanes } } }
 
     /// Asks on a connection and waits for the answer; see ``AgentClient/call(_:bytes:timeout:)``.
     @discardableResult

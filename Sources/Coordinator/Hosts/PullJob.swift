@@ -49,9 +49,10 @@ final class PullJob: Sendable {
     ///
     /// - Throws: the first failure of any connection; then all have ended, and what arrived is kept.
     func run(first: AgentClient, link: BulkLink) throws {
-        state.withLock { $0.plan = LanePlan(roundTrip: first.roundTrip) }
+        state.withLock { $0.plan = LanePlan(roundTrip: first.roundTrip, known: link.knownLanes) }
         carry(on: first, link: link)
         lanes.wait()
+        link.learned(lanes: connections)
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
 

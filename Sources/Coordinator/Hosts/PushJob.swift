@@ -62,9 +62,10 @@ final class PushJob: Sendable {
     ///
     /// - Throws: the first failure of any connection; then all have ended.
     func run(first: AgentClient, link: BulkLink) throws {
-        state.withLock { $0.plan = LanePlan(roundTrip: first.roundTrip) }
+        state.withLock { $0.plan = LanePlan(roundTrip: first.roundTrip, known: link.knownLanes) }
         carry(on: first, link: link, asks: found != nil)
         lanes.wait()
+        link.learned(lanes: connections)
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
 
