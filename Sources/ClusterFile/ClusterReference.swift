@@ -106,7 +106,8 @@ extension ClusterFile {
           lanes: auto
           # The optimizer by `type`. Default: adamw.
           #   all          `learning_rate`, greater than 0; `weight_decay`, 0 or greater; `clip_norm`, the largest norm
-          #                of the whole gradient. Default of `clip_norm`: no clipping
+          #                of the whole gradient (default: no clipping); `weight_decay_on`, all or matrices, which spares
+          #                biases and the weights of norms (default: all)
           #   adamw        `beta1` and `beta2`, how slowly the averages of gradient and square move; `epsilon`
           #   adam         as adamw, but the decay is added to the gradient
           #   sgd          `momentum`, at least 0 and less than 1; `nesterov`, true or false
@@ -133,6 +134,9 @@ extension ClusterFile {
           # schedule: { type: plateau, patience: 10, factor: 0.1, improvement: 0, warmup_steps: 0 }
           # Parts that each lane's share of a batch is computed in, one after the other: less memory, the same batch.
           accumulate: 1                         # the result depends on it. Default: 1
+          # How exact the products of a training step are: float32, or bf16, which rounds the operands of dense layers and of
+          # most convolutions. Weights, sums, optimizer, evaluation and serving stay float32. Default: float32
+          precision: float32
           # Moving average of the weights, `averaging` times the old one after each step: it is what is judged, saved
           # and served. 0.999 suits long runs.
           averaging: 0                          # at least 0 and less than 1. Default: 0, none

@@ -43,6 +43,12 @@ struct RunReader {
                 section.bad(value, "must be at most \(share), the samples of a lane, not \(parts)")
             }
         }
+        if let value = section.value("precision"), let name = section.text(value),
+            section.choice(value, name, among: Precision.allCases.map(\.rawValue)) != nil
+        {
+            let precision = Precision(rawValue: name)
+            run.precision = precision == .float32 ? nil : precision
+        }
         if let decay = section.number("averaging", .fraction), decay > 0 { run.averaging = decay }
         if let stop = section.section("early_stop") { run.earlyStop = earlyStop(stop) }
         let kernels = self.kernels(section)

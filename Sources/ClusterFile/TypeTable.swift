@@ -29,7 +29,8 @@ struct TypeTable {
     /// The type when the file names none; nil when it must.
     var fallback: String?
 
-    // No value of `clip_norm` means "off", so it is left out of the record when the file does not give it.
+    // No value of `clip_norm` means "off", so it is left out of the record when the file does not give it;
+    // `weight_decay_on` is left out so that older records stay what they were.
     private static func optimizer(
         _ name: String,
         rate: Double,
@@ -40,6 +41,7 @@ struct TypeTable {
             name,
             [Parameter("learning_rate", .number(.positive), .number(rate))] + own + [
                 Parameter("weight_decay", .number(.notNegative), decay),
+                Parameter("weight_decay_on", .choice(["all", "matrices"]), nil),
                 Parameter("clip_norm", .number(.positive), nil),
             ]
         )

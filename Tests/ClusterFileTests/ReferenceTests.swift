@@ -62,13 +62,14 @@ struct ReferenceTests {
             // The keys of single layers stand in the guide.
             for (path, keys) in asked where !path.contains(".layers[") {
                 let missing = keys.subtracting(given[path] ?? []).subtracting([
-                    "clip_norm", "islands", "class_weights",
+                    "clip_norm", "islands", "class_weights", "weight_decay_on",
                 ])
                 #expect(missing.isEmpty, "`\(path)`, alternative \(index): \(missing.sorted())")
             }
         }
         // No value of them is a default, so they stand in words only.
         #expect(ClusterFile.reference.contains("`clip_norm`, the largest norm"))
+        #expect(ClusterFile.reference.contains("`weight_decay_on`, all or matrices"))
         #expect(ClusterFile.reference.contains("Default of `islands`"))
         #expect(ClusterFile.reference.contains("`class_weights`: a list, one number a class"))
     }
@@ -83,7 +84,7 @@ struct ReferenceTests {
                 let line = (alternatives + live).first { $0.hasPrefix("\(key): { type: \(type.name)") }
                 #expect(line != nil, "\(key) \(type.name)")
                 for parameter in type.parameters
-                where !["clip_norm", "class_weights"].contains(parameter.name) {
+                where !["clip_norm", "class_weights", "weight_decay_on"].contains(parameter.name) {
                     #expect(line?.contains("\(parameter.name): ") == true, "\(type.name) \(parameter.name)")
                 }
             }

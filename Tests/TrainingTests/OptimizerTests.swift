@@ -99,6 +99,40 @@ import Testing
         }
     }
 
+    @Test(arguments: ["sgd", "adam", "adamw", "rmsprop", "lion"])
+    func decayOnMatricesSparesVectors(type: String) throws {
+        let slices = [
+            ParameterSlice(name: "a", shape: [4, 8], offset: 0, start: .constant(0)),
+            ParameterSlice(name: "b", shape: [5], offset: 32, start: .constant(0)),
+            ParameterSlice(name: "c", shape: [6, 6], offset: 48, start: .constant(0)),
+        ]
+        func stepped(_ parameters: [String: SpecValue]) throws -> [Float] {
+            let optimizer = try Optimizer(
+                spec(type, ["learning_rate": .number(0.1)].merging(parameters) { $1 }),
+                parameterCount: 96,
+                slices: slices
+            )
+            let (weights, sum) = (FloatArena(count: 96), FloatArena(count: 96))
+            for i in 0..<96 { (weights.pointer[i], sum.pointer[i]) = (Float(i) - 40.5, Float(i % 7) - 2.5) }
+            optimizer.apply(
+                weights.pointer,
+                sum.pointer,
+                samples: 1,
+                rate: 0.1,
+                step: 1,
+                kernels: try Kernels(Made.kernels),
+                pool: LanePool(size: 1)
+            )
+            return Array(weights.buffer)
+        }
+        let all = try stepped(["weight_decay": .number(0.5)])
+        let none = try stepped(["weight_decay": .number(0)])
+        let matrices = try stepped(["weight_decay": .number(0.5), "weight_decay_on": .text("matrices")])
+        #expect(matrices[..<32] == all[..<32] && matrices[48..<84] == all[48..<84])
+        #expect(matrices[32..<37] == none[32..<37])
+        #expect(all[32..<37] != none[32..<37])
+    }
+
     @Test func accumulatedPartsGiveTheGradientOfTheWholeBatch() throws {
         var record = Made.record(model: Made.mlp, epochs: 1, optimizer: Self.all[0])
         let whole = try Made.train(record, Made.flat())

@@ -116,6 +116,14 @@ public enum KernelSet: String, Hashable, Sendable, Codable, CaseIterable, Compar
     public static func < (a: KernelSet, b: KernelSet) -> Bool { a.rawValue < b.rawValue }
 }
 
+/// In what numbers the products of a training step are computed.
+public enum Precision: String, Hashable, Sendable, Codable, CaseIterable {
+    /// Single precision everywhere.
+    case float32
+    /// Operands of dense layers and column convolutions rounded to bfloat16, sums and all else in single precision.
+    case bf16
+}
+
 /// Which checkpoints stay without being pinned.
 public struct KeepSpec: Hashable, Sendable, Codable {
     /// How many of the best by the monitored metric; unit: checkpoints.
@@ -182,6 +190,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var averaging: Double?
     /// When the run ends early; nil = never.
     public var earlyStop: EarlyStopSpec?
+    /// How exact the products of a step are; nil = ``Precision/float32``.
+    public var precision: Precision?
     /// What a wrong answer costs, by name and parameters; nil = the softmax cross-entropy.
     public var loss: TypedSpec?
     /// Keys everything random.
@@ -213,7 +223,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
         averaging: Double? = nil,
         earlyStop: EarlyStopSpec? = nil,
         exchange: ExchangeSpec? = nil,
-        loss: TypedSpec? = nil
+        loss: TypedSpec? = nil,
+        precision: Precision? = nil
     ) {
         self.exchange = exchange
         self.name = name
@@ -232,6 +243,7 @@ public struct RunSpec: Hashable, Sendable, Codable {
         self.averaging = averaging
         self.earlyStop = earlyStop
         self.loss = loss
+        self.precision = precision
     }
 }
 

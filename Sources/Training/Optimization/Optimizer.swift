@@ -17,6 +17,8 @@ final class Optimizer {
     /// The tensors whose norms LAMB weighs.
     private let slices: [ParameterSlice]
     private let statistics: [ParameterSlice]
+    /// The stretches of the arena that decay alike.
+    private let stretches: [(range: Range<Int>, decays: Bool)]
 
     /// - Parameters:
     ///   - parameterCount: numbers in the arena.
@@ -29,7 +31,22 @@ final class Optimizer {
         let trained = statistics.map(\.offset).min() ?? parameterCount
         precondition(self.slices.allSatisfy { $0.offset < trained }, "statistics follow what is trained")
         count = trained
+        stretches = Self.stretches(self.slices, count: trained, decaysVectors: self.spec.decaysVectors)
         state = self.spec.rule.stateNames.map { ($0, FloatArena(count: trained)) }
+    }
+
+    private static func stretches(
+        _ slices: [ParameterSlice],
+        count: Int,
+        decaysVectors: Bool
+    ) -> [(range: Range<Int>, decays: Bool)] {
+        guard !decaysVectors, !slices.isEmpty else { return [(0..<count, true)] }
+        let sorted = slices.sorted { $0.offset < $1.offset }
+        // What lies between two slices is zero and stays so, whichever of them it goes with.
+        return sorted.indices.map { i in
+            let end = i + 1 < sorted.count ? sorted[i + 1].offset : count
+            return ((i == 0 ? 0 : sorted[i].offset)..<end, sorted[i].shape.count > 1)
+        }
     }
 
     /// One step; elements are independent, so the pool's threads share them.
@@ -69,7 +86,12 @@ final class Optimizer {
             let at = slice.lowerBound
             if !isDivided { kernels.divide(sum + at, by: Float(samples), slice.count) }
             if let factor { kernels.scale(sum + at, by: factor, slice.count) }
-            update(weights + at, sum + at, at, slice.count, rate, corrections, kernels)
+            for stretch in stretches {
+                let range = stretch.range.clamped(to: slice)
+                let (at, decay) = (range.lowerBound, stretch.decays ? spec.decay : 0)
+                guard !range.isEmpty else { continue }
+                update(weights + at, sum + at, at, range.count, rate, decay, corrections, kernels)
+            }
         }
         guard case .lamb = spec.rule else { return }
         pool.run(slices.count) { index, _ in
@@ -97,11 +119,11 @@ final class Optimizer {
         _ at: Int,
         _ n: Int,
         _ rate: Double,
+        _ decay: Double,
         _ corrections: (Double, Double),
         _ kernels: Kernels
     ) {
         func arena(_ index: Int) -> UnsafeMutablePointer<Float> { state[index].arena.pointer + at }
-        let decay = spec.decay
         switch spec.rule {
         case .sgd(let momentum, let isNesterov):
             kernels.sgd(

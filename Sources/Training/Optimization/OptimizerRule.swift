@@ -30,6 +30,8 @@ struct OptimizerSpec: Sendable {
     /// The learning rate that a schedule bends.
     let learningRate: Double
     let decay: Double
+    /// False where vectors (biases, the weights of norms) do not decay.
+    let decaysVectors: Bool
     /// The largest norm of the mean gradient; nil = no clipping.
     let clipNorm: Double?
 
@@ -90,6 +92,8 @@ struct OptimizerSpec: Sendable {
             throw SpecReader.unknownType(spec, kind: "optimizer", known: OptimizerRule.knownTypes)
         }
         decay = try reader.number("weight_decay", default: usualDecay, 0...1e6)
+        decaysVectors =
+            try reader.choice("weight_decay_on", default: "all", among: ["all", "matrices"]) == "all"
         let clip = try reader.number("clip_norm", default: 0, 0...1e30)
         clipNorm = clip > 0 ? clip : nil
         try reader.finish()
