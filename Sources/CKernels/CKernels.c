@@ -15,45 +15,99 @@
         dx[i] = dy[i] * (expression);     \
     }                                     \
     break
+// Sixteen numbers, whatever the machine's own width: the compiler splits them.
+typedef float coord_v16 __attribute__((vector_size(64)));
+typedef uint32_t coord_u16 __attribute__((vector_size(64)));
+typedef float coord_v16_near __attribute__((vector_size(64), aligned(4), may_alias));
+
 #define COORD_ENTRY(name, arguments, ...) .name = SET(name),
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define SET(name) name##_v2
+#define COORD_FMA(a, b, c) ((a) * (b) + (c))
+#define COORD_PANEL_ROWS 2
+#define COORD_PANEL_VECTORS 1
 #pragma clang attribute push(__attribute__((target("sse4.2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
+#include "WinogradBodies.h"
+#include "ProductBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
+#undef COORD_FMA
+#undef COORD_PANEL_ROWS
+#undef COORD_PANEL_VECTORS
 
 #define SET(name) name##_v3
+#define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#define COORD_PANEL_ROWS 4
+#define COORD_PANEL_VECTORS 1
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
+#include "WinogradBodies.h"
+#include "ProductBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
+#undef COORD_FMA
+#undef COORD_PANEL_ROWS
+#undef COORD_PANEL_VECTORS
 
 #define SET(name) name##_v4
+#define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#define COORD_PANEL_ROWS 8
+#define COORD_PANEL_VECTORS 2
 #pragma clang attribute push( \
     __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
     apply_to = function)
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
+#include "WinogradBodies.h"
+#include "ProductBodies.h"
+#include "KernelTable.h"
+#pragma clang attribute pop
+
+// The same bits, with AVX512-BF16 where the CPU has it.
+#pragma clang attribute push( \
+    __attribute__((target("avx512bf16,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
+    apply_to = function)
+#undef COORD_PAIRS
+#define COORD_PAIRS 1
+#define COORD_TABLE table_v4_bf16
+#define COORD_PRODUCT product_v4_bf16
+#define rounded_v4 rounded_v4_bf16
+#define take16_v4 take16_v4_bf16
+#define pack_v4 pack_v4_bf16
+#define product_panel_v4 product_panel_v4_bf16
+#define product_v4 product_v4_bf16
+#include "ProductBodies.h"
+#undef product_v4
 #include "KernelTable.h"
 #pragma clang attribute pop
 #undef SET
+#undef COORD_FMA
+#undef COORD_PANEL_ROWS
+#undef COORD_PANEL_VECTORS
+
+static int has_bf16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+}
 
 const coord_kernels *coord_kernels_for(int level) {
     switch (level) {
     case 2: return &table_v2;
     case 3: return &table_v3;
-    case 4: return &table_v4;
+    case 4: return has_bf16() ? &table_v4_bf16 : &table_v4;
+    case COORD_PLAIN_V4: return &table_v4;
     default: return NULL;
     }
 }
@@ -70,11 +124,23 @@ void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
 #else
 
 #define SET(name) name##_generic
+#if defined(__FP_FAST_FMAF)
+#define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#else
+#define COORD_FMA(a, b, c) ((a) * (b) + (c))
+#endif
+#define COORD_PANEL_ROWS 4
+#define COORD_PANEL_VECTORS 1
 #include "KernelBodies.h"
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
+#include "WinogradBodies.h"
+#include "ProductBodies.h"
 #include "KernelTable.h"
 #undef SET
+#undef COORD_FMA
+#undef COORD_PANEL_ROWS
+#undef COORD_PANEL_VECTORS
 
 const coord_kernels *coord_kernels_for(int level) { return level == 0 ? &table_generic : NULL; }
 

@@ -1,6 +1,11 @@
 // The table of the kernels of one instruction set; included after the bodies, once an instruction set.
 
-static const coord_kernels SET(table) = {
+#ifndef COORD_TABLE
+#define COORD_TABLE SET(table)
+#define COORD_PRODUCT SET(product)
+#endif
+
+static const coord_kernels COORD_TABLE = {
     .add = SET(add), .tree_sum = SET(tree_sum), .divide = SET(divide), .scale = SET(scale),
     .sum_squares = SET(sum_squares), .moments = SET(moments), .normalize = SET(normalize),
     .bias_rows = SET(bias_rows), .bias_planes = SET(bias_planes), .column_sums = SET(column_sums),
@@ -9,4 +14,9 @@ static const coord_kernels SET(table) = {
     .maxpool_backward = SET(maxpool_backward), .sgd = SET(sgd), .adamw = SET(adamw),
     COORD_OPTIMIZER_KERNELS(COORD_ENTRY)
     COORD_LAYER_KERNELS(COORD_ENTRY)
+    COORD_WINOGRAD_KERNELS(COORD_ENTRY)
+    .product = COORD_PRODUCT,
 };
+
+#undef COORD_TABLE
+#undef COORD_PRODUCT

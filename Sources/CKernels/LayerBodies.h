@@ -74,6 +74,56 @@ static void SET(scale_shift)(float *restrict y, const float *restrict x, float a
     for (size_t i = 0; i < n; i++) y[i] = x[i] * a + b;
 }
 
+static void SET(scale_shift_relu)(float *restrict y, const float *restrict x, float a, float b, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float v = x[i] * a + b;
+        y[i] = v < 0 ? 0 : v;
+    }
+}
+
+static void SET(sum)(float *restrict y, const float *a, const float *b, int32_t rectifies, size_t n) {
+    if (rectifies)
+        for (size_t i = 0; i < n; i++) {
+            float v = a[i] + b[i];
+            y[i] = v < 0 ? 0 : v;
+        }
+    else
+        for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+static void SET(relu_backward_twice)(float *restrict d, float *restrict copy, const float *restrict y, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float v = y[i] > 0 ? d[i] : 0;
+        d[i] = v;
+        copy[i] = v;
+    }
+}
+
+static void SET(relu_pair_sums)(
+    const float *d, const float *x, const float *y, size_t n, double *sum, double *product) {
+    double a[16] = {0}, b[16] = {0};
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++) {
+            double v = y[i + j] > 0 ? d[i + j] : 0;
+            a[j] = a[j] + v;
+            b[j] = b[j] + v * (double)x[i + j];
+        }
+    for (int j = 0; i < n; i++, j++) {
+        double v = y[i] > 0 ? d[i] : 0;
+        a[j] = a[j] + v;
+        b[j] = b[j] + v * (double)x[i];
+    }
+    *sum = SET(fold16d)(a);
+    *product = SET(fold16d)(b);
+}
+
+static void SET(relu_combine)(
+    float *restrict dx, const float *restrict dy, const float *restrict x, const float *restrict y, float a, float b,
+    float c, size_t n) {
+    for (size_t i = 0; i < n; i++) dx[i] = a * (y[i] > 0 ? dy[i] : 0) + (b * x[i] + c);
+}
+
 static void SET(pair_sums)(const float *d, const float *x, size_t n, double *sum, double *product) {
     double a[16] = {0}, b[16] = {0};
     size_t i = 0;

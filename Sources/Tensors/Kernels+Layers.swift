@@ -72,6 +72,65 @@ extension Kernels {
         coord_scale_shift(table, y, x, a, b, n)
     }
 
+    /// `y = max(x · a + b, 0)`, `[n]`; a NaN stays one.
+    public func scaleShiftAndRelu(
+        _ y: UnsafeMutablePointer<Float>,
+        _ x: UnsafePointer<Float>,
+        by a: Float,
+        plus b: Float,
+        _ n: Int
+    ) {
+        coord_scale_shift_relu(table, y, x, a, b, n)
+    }
+
+    /// `y = a + b`, `[n]`, and no less than 0 when it `rectifies`.
+    public func sum(
+        _ y: UnsafeMutablePointer<Float>,
+        _ a: UnsafePointer<Float>,
+        _ b: UnsafePointer<Float>,
+        rectifies: Bool,
+        _ n: Int
+    ) {
+        coord_sum(table, y, a, b, rectifies ? 1 : 0, n)
+    }
+
+    /// ``reluBackward(_:_:_:)``, with the result also in `copy`.
+    public func reluBackward(
+        _ d: UnsafeMutablePointer<Float>,
+        copy: UnsafeMutablePointer<Float>,
+        _ y: UnsafePointer<Float>,
+        _ n: Int
+    ) {
+        coord_relu_backward_twice(table, d, copy, y, n)
+    }
+
+    /// ``pairSums(_:_:_:)`` of `y > 0 ? d : 0`.
+    public func pairSums(
+        _ d: UnsafePointer<Float>,
+        _ x: UnsafePointer<Float>,
+        rectified y: UnsafePointer<Float>,
+        _ n: Int
+    ) -> (sum: Double, product: Double) {
+        var sum = 0.0
+        var product = 0.0
+        coord_relu_pair_sums(table, d, x, y, n, &sum, &product)
+        return (sum, product)
+    }
+
+    /// ``combine(_:_:_:_:_:_:_:)`` of `y > 0 ? dy : 0`.
+    public func combine(
+        _ dx: UnsafeMutablePointer<Float>,
+        _ dy: UnsafePointer<Float>,
+        _ x: UnsafePointer<Float>,
+        rectified y: UnsafePointer<Float>,
+        _ a: Float,
+        _ b: Float,
+        _ c: Float,
+        _ n: Int
+    ) {
+        coord_relu_combine(table, dx, dy, x, y, a, b, c, n)
+    }
+
     /// The sums of `d` and of `d · x` in double, `[n]`.
     public func pairSums(
         _ d: UnsafePointer<Float>,

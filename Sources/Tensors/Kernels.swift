@@ -11,6 +11,11 @@ public struct Kernels: @unchecked Sendable {
     /// Which set.
     public let set: KernelSet
 
+    init(table: UnsafePointer<coord_kernels>, set: KernelSet) {
+        self.table = table
+        self.set = set
+    }
+
     /// The kernels of a set.
     ///
     /// - Throws: ``TensorsError`` `.kernelsUnavailable` when this CPU lacks it.

@@ -8,12 +8,14 @@ struct Node: Sendable {
         /// The source plus the activation of this node; -1 is the input.
         case add(Int)
     }
-    let operation: Operation
+    var operation: Operation
     /// The node whose activation is taken; -1 is the input.
     let source: Int
     let output: SampleShape
     /// True when the activation lies in the source's memory: nobody else reads it.
     var sharesSource = false
+    /// True for a sum that computes the rectifier behind it as well.
+    var rectifies = false
 
     var layer: (any Layer)? { if case .layer(let layer) = operation { layer } else { nil } }
 }

@@ -30,8 +30,17 @@ final class Workspace {
     /// Where the gradient of a further part of a microbatch goes before it is added, `[N]`.
     private(set) lazy var partGradient = FloatArena(count: model.parameterCount)
 
-    /// - Parameter trains: false leaves out what only backward needs.
-    init(model: Model, kernels: Kernels, capacity: Int, trains: Bool, loss: Loss = .plain) {
+    /// - Parameters:
+    ///   - trains: false leaves out what only backward needs.
+    ///   - threads: the largest team that will work here.
+    init(
+        model: Model,
+        kernels: Kernels,
+        capacity: Int,
+        trains: Bool,
+        loss: Loss = .plain,
+        threads: Int = 1
+    ) {
         self.model = model
         self.kernels = kernels
         self.capacity = capacity
@@ -41,28 +50,75 @@ final class Workspace {
         labels.initialize(repeating: 0, count: capacity * model.rowsPerSample)
         raw = .allocate(capacity: model.input.count)
         raw.initialize(repeating: 0)
-        var activations: [FloatArena] = []
-        var saved: [FloatArena] = []
-        var largest = model.input.count
+        let slots = trains ? Self.oneEach(model) : Self.shared(model)
+        let arenas = (0...(slots.max() ?? 0)).map { slot in
+            FloatArena(
+                count: capacity
+                    * (zip(slots, model.nodes).filter { $0.0 == slot }.map { $0.1.output.count }.max() ?? 0)
+            )
+        }
+        activations = slots.map { arenas[$0] }
+        let savedCounts = model.nodes.map { $0.layer?.savedCount(samples: capacity) ?? 0 }
+        if trains {
+            saved = savedCounts.map { FloatArena(count: $0) }
+        } else {
+            // No backward comes for it: one layer may overwrite what the one before it kept.
+            saved = [FloatArena](
+                repeating: FloatArena(count: savedCounts.max() ?? 0),
+                count: savedCounts.count
+            )
+        }
+        let largest = model.nodes.reduce(model.input.count) { max($0, $1.output.count) }
         var offsets: [Int] = []
         var placesCount = 0
         for node in model.nodes {
-            activations.append(
-                node.sharesSource ? activations[node.source] : FloatArena(count: capacity * node.output.count)
-            )
-            largest = max(largest, node.output.count)
-            offsets.append(placesCount)
-            placesCount += capacity * (node.layer?.placesPerSample ?? 0)
-            saved.append(FloatArena(count: node.layer?.savedCount(samples: capacity) ?? 0))
+            offsets.append(trains ? placesCount : 0)
+            let own = capacity * (node.layer?.placesPerSample ?? 0)
+            placesCount = trains ? placesCount + own : max(placesCount, own)
         }
-        self.activations = activations
-        self.saved = saved
         placesOffset = offsets
         places = .allocate(capacity: max(1, placesCount))
         places.initialize(repeating: 0, count: max(1, placesCount))
-        scratch = FloatArena(count: model.layers.map(\.scratchCount).max() ?? 0)
+        scratch = FloatArena(
+            count: model.layers.map { $0.scratchCount(samples: capacity, threads: threads) }.max() ?? 0
+        )
         logitGradients = FloatArena(count: capacity * model.rowsPerSample * model.classCount)
         gradientCount = trains ? capacity * largest : nil
+    }
+
+    /// An arena for each activation that does not share its source's.
+    private static func oneEach(_ model: Model) -> [Int] {
+        var slots: [Int] = []
+        for (index, node) in model.nodes.enumerated() {
+            slots.append(node.sharesSource ? slots[node.source] : index)
+        }
+        return slots
+    }
+
+    /// As few arenas as hold what is still to be read: without backward an activation is free after its last reader.
+    private static func shared(_ model: Model) -> [Int] {
+        var lastReader = [Int](repeating: model.nodes.count, count: model.nodes.count)
+        for (index, node) in model.nodes.enumerated() {
+            if node.source >= 0 { lastReader[node.source] = index }
+            if case .add(let other) = node.operation, other >= 0 { lastReader[other] = index }
+        }
+        var slots: [Int] = []
+        var free: [Int] = []
+        var count = 0
+        for (index, node) in model.nodes.enumerated() {
+            if node.sharesSource {
+                slots.append(slots[node.source])
+            } else if let slot = free.popLast() {
+                slots.append(slot)
+            } else {
+                slots.append(count)
+                count += 1
+            }
+            for read in 0..<index where lastReader[read] == index && slots[read] != slots[index] {
+                free.append(slots[read])
+            }
+        }
+        return slots
     }
 
     deinit {
@@ -117,7 +173,8 @@ final class Workspace {
         _ node: Int,
         _ count: Int,
         _ weights: UnsafePointer<Float>,
-        _ training: TrainingPass?
+        _ training: TrainingPass?,
+        _ team: Team
     ) -> LayerPass {
         LayerPass(
             kernels: kernels,
@@ -126,7 +183,8 @@ final class Workspace {
             scratch: scratch.pointer,
             places: places + placesOffset[node],
             saved: saved[node].pointer,
-            training: training
+            training: training,
+            team: team
         )
     }
 
@@ -136,7 +194,8 @@ final class Workspace {
     func forward(
         count: Int,
         weights: UnsafePointer<Float>,
-        training: TrainingPass? = nil
+        training: TrainingPass? = nil,
+        team: Team = .alone
     ) -> UnsafeMutablePointer<Float> {
         precondition(count > 0 && count <= capacity, "\(count) samples in a workspace of \(capacity)")
         for (index, node) in model.nodes.enumerated() {
@@ -146,10 +205,13 @@ final class Workspace {
             switch node.operation {
             case .layer(let layer):
                 if layer.isInPlace, !node.sharesSource { y.update(from: x, count: size) }
-                layer.forward(x, y, pass(index, count, weights, training))
+                layer.forward(x, y, pass(index, count, weights, training, team))
             case .add(let other):
-                y.update(from: x, count: size)
-                kernels.add(y, activation(other).pointer, size)
+                let second = activation(other).pointer
+                team.divide(size, multiple: 64) { range, _ in
+                    let at = range.lowerBound
+                    kernels.sum(y + at, x + at, second + at, rectifies: node.rectifies, range.count)
+                }
             }
         }
         return activations[activations.count - 1].pointer
@@ -170,9 +232,10 @@ final class Workspace {
     func evaluate(
         count: Int,
         weights: UnsafePointer<Float>,
-        training: TrainingPass? = nil
+        training: TrainingPass? = nil,
+        team: Team = .alone
     ) -> (loss: Double, correct: Double) {
-        let logits = forward(count: count, weights: weights, training: training)
+        let logits = forward(count: count, weights: weights, training: training, team: team)
         let rows = model.rowsPerSample
         let result = loss.compute(
             logitGradients.pointer,
@@ -196,9 +259,10 @@ final class Workspace {
     func train(
         count: Int,
         weights: UnsafePointer<Float>,
-        _ training: TrainingPass
+        _ training: TrainingPass,
+        team: Team = .alone
     ) -> (loss: Double, correct: Double) {
-        let result = evaluate(count: count, weights: weights, training: training)
+        let result = evaluate(count: count, weights: weights, training: training, team: team)
         // The gradient at each activation that is on its way.
         var held = [FloatArena?](repeating: nil, count: model.nodes.count)
         held[model.nodes.count - 1] = logitGradients
@@ -208,12 +272,21 @@ final class Workspace {
             let size = count * node.output.count
             switch node.operation {
             case .add(let other):
+                let y = activations[index].pointer
                 if other >= 0 {
                     let second = take()
-                    second.pointer.update(from: arriving.pointer, count: size)
-                    give(second, to: other, size, &held)
+                    team.divide(size, multiple: 64) { range, _ in
+                        let (at, n) = (range.lowerBound, range.count)
+                        if node.rectifies {
+                            kernels.reluBackward(arriving.pointer + at, copy: second.pointer + at, y + at, n)
+                        } else {
+                            (second.pointer + at).update(from: arriving.pointer + at, count: n)
+                        }
+                    }
+                    give(second, to: other, size, &held, team)
                 }
-                give(arriving, to: node.source, size, &held)
+                if other < 0, node.rectifies { kernels.reluBackward(arriving.pointer, y, size) }
+                give(arriving, to: node.source, size, &held, team)
             case .layer(let layer):
                 let target: FloatArena? = node.source < 0 ? nil : layer.isInPlace ? arriving : take()
                 layer.backward(
@@ -222,10 +295,10 @@ final class Workspace {
                     arriving.pointer,
                     target?.pointer,
                     gradients: training.gradients,
-                    pass(index, count, weights, training)
+                    pass(index, count, weights, training, team)
                 )
                 if let target {
-                    give(target, to: node.source, count * model.shape(of: node.source).count, &held)
+                    give(target, to: node.source, count * model.shape(of: node.source).count, &held, team)
                 }
                 if target !== arriving { release(arriving) }
             }
@@ -234,13 +307,21 @@ final class Workspace {
     }
 
     /// Brings a gradient to an activation; the second one to come is added to the first.
-    private func give(_ gradient: FloatArena, to node: Int, _ size: Int, _ held: inout [FloatArena?]) {
+    private func give(
+        _ gradient: FloatArena,
+        to node: Int,
+        _ size: Int,
+        _ held: inout [FloatArena?],
+        _ team: Team
+    ) {
         guard node >= 0 else { return release(gradient) }
         guard let first = held[node] else {
             held[node] = gradient
             return
         }
-        kernels.add(first.pointer, gradient.pointer, size)
+        team.divide(size, multiple: 64) { range, _ in
+            kernels.add(first.pointer + range.lowerBound, gradient.pointer + range.lowerBound, range.count)
+        }
         release(gradient)
     }
 

@@ -122,7 +122,7 @@ private enum Oracle {
         for (i, value) in numbers(weights.count, seed: 3).enumerated() { weights.pointer[i] = value }
         let gradients = FloatArena(count: weights.count)
         gradients.pointer.update(repeating: 77, count: gradients.count)
-        let scratch = FloatArena(count: layer.scratchCount)
+        let scratch = FloatArena(count: layer.scratchCount(samples: 32, threads: 1))
         let saved = FloatArena(count: layer.savedCount(samples: 8))
         let places = UnsafeMutablePointer<UInt8>.allocate(capacity: batch * layer.placesPerSample + 1)
         defer { places.deallocate() }
@@ -222,12 +222,12 @@ private enum Oracle {
             weight: slice("weight", [2, 8, 3, 3], at: 0),
             bias: slice("bias", [2], at: 144)
         )
-        #expect(layer.scratchCount < 4 * 72 * 3600)
+        #expect(layer.scratchCount(samples: 4, threads: 1) < 4 * 72 * 3600)
         let kernels = try Kernels(Made.kernels)
         let x = numbers(4 * 8 * 3600, seed: 4)
         let weights = FloatArena(count: 160)
         for (i, value) in numbers(160, seed: 5).enumerated() { weights.pointer[i] = value }
-        let scratch = FloatArena(count: layer.scratchCount)
+        let scratch = FloatArena(count: layer.scratchCount(samples: 32, threads: 1))
         let saved = FloatArena(count: layer.savedCount(samples: 8))
         let places = UnsafeMutablePointer<UInt8>.allocate(capacity: 1)
         defer { places.deallocate() }

@@ -108,7 +108,7 @@ import Testing
         }
         let places = UnsafeMutablePointer<UInt8>.allocate(capacity: batch * layer.placesPerSample + 1)
         defer { places.deallocate() }
-        let scratch = FloatArena(count: layer.scratchCount)
+        let scratch = FloatArena(count: layer.scratchCount(samples: 32, threads: 1))
         let saved = FloatArena(count: layer.savedCount(samples: batch))
         let pass = LayerPass(
             kernels: try Kernels(Made.kernels),

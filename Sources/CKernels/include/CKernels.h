@@ -14,6 +14,46 @@ typedef struct {
     int32_t out_height, out_width;
 } coord_window;
 
+/// A convolution with a 3x3 kernel, stride 1 and padding 1 over `[C, B, H, W]`, in tiles of 4x4 outputs.
+typedef struct {
+    int32_t channels, filters, samples, height, width;
+} coord_winograd;
+
+/// Tiles of all samples.
+static inline size_t coord_winograd_tiles(const coord_winograd *s) {
+    return (size_t)s->samples * ((s->height + 3) / 4) * ((s->width + 3) / 4);
+}
+
+/// Tiles that are computed together, so that their transforms stay in the cache; a multiple of 32.
+static inline size_t coord_winograd_block(const coord_winograd *s) {
+    size_t most = (coord_winograd_tiles(s) + 31) / 32 * 32;
+    return most < 64 ? most : 64;
+}
+
+/// Blocks of tiles.
+static inline size_t coord_winograd_blocks(const coord_winograd *s) {
+    size_t block = coord_winograd_block(s);
+    return (coord_winograd_tiles(s) + block - 1) / block;
+}
+
+/// Numbers of transformed filters; `turned` as in winograd_filters.
+static inline size_t coord_winograd_filter_count(const coord_winograd *s, int32_t turned) {
+    size_t rows = turned ? s->channels : s->filters, columns = turned ? s->filters : s->channels;
+    return 36 * ((rows + 7) / 8 * 8) * columns;
+}
+
+/// Numbers of scratch of winograd_forward.
+static inline size_t coord_winograd_forward_scratch(const coord_winograd *s) {
+    size_t panels = coord_winograd_block(s) / 32;
+    return 36 * panels * 32 * ((size_t)s->channels + (s->filters + 7) / 8 * 8);
+}
+
+/// Numbers of scratch of winograd_weights for `count` 16-blocks of filters.
+static inline size_t coord_winograd_weights_scratch(const coord_winograd *s, int32_t count) {
+    size_t block = coord_winograd_block(s), width = ((size_t)s->channels + 31) / 32 * 32;
+    return 36 * (block * width + (size_t)count * 16 * (block + width));
+}
+
 /// Scalars of one SGD step; `decay` is the weight decay.
 typedef struct {
     float rate, momentum, decay;
@@ -71,6 +111,18 @@ typedef struct {
     X(activate_backward, (dx, dy, x, kind, n), float *dx, const float *dy, const float *x, int32_t kind, size_t n)  \
     /* y = x * a + b */                                                                                             \
     X(scale_shift, (y, x, a, b, n), float *y, const float *x, float a, float b, size_t n)                           \
+    /* y = x * a + b, then relu */                                                                                  \
+    X(scale_shift_relu, (y, x, a, b, n), float *y, const float *x, float a, float b, size_t n)                      \
+    /* y = a + b, then relu where asked for */                                                                      \
+    X(sum, (y, a, b, rectifies, n), float *y, const float *a, const float *b, int32_t rectifies, size_t n)          \
+    /* d = y > 0 ? d : 0, and the same into copy */                                                                 \
+    X(relu_backward_twice, (d, copy, y, n), float *d, float *copy, const float *y, size_t n)                        \
+    /* pair_sums of y > 0 ? d : 0 */                                                                                \
+    X(relu_pair_sums, (d, x, y, n, sum, product), const float *d, const float *x, const float *y, size_t n,         \
+      double *sum, double *product)                                                                                 \
+    /* combine of y > 0 ? dy : 0 */                                                                                 \
+    X(relu_combine, (dx, dy, x, y, a, b, c, n), float *dx, const float *dy, const float *x, const float *y,         \
+      float a, float b, float c, size_t n)                                                                          \
     /* sum of d and of d * x, in double */                                                                          \
     X(pair_sums, (d, x, n, sum, product), const float *d, const float *x, size_t n, double *sum, double *product)   \
     /* dx = a * dy + b * x + c */                                                                                   \
@@ -90,6 +142,30 @@ typedef struct {
     X(average_pool_backward, (dx, dy, w), float *dx, const float *dy, const coord_window *w)                        \
     X(loss_rows, (d, logits, labels, rows, classes, s, loss, correct), float *d, const float *logits,               \
       const int32_t *labels, size_t rows, size_t classes, const coord_loss *s, double *loss, int64_t *correct)
+
+// 3x3 convolutions by Winograd's F(4x4, 3x3): X(name, (arguments), parameters); WinogradBodies.h says more.
+#define COORD_WINOGRAD_KERNELS(X)                                                                                   \
+    /* Filters of the 8-blocks of rows begin ..< end, transformed. */                                               \
+    X(winograd_filters, (u, w, s, turned, begin, end), float *u, const float *w, const coord_winograd *s,           \
+      int32_t turned, int32_t begin, int32_t end)                                                                   \
+    /* Outputs of the blocks of tiles begin ..< end; bias may be NULL. */                                           \
+    X(winograd_forward, (y, x, u, bias, s, begin, end, scratch), float *y, const float *x, const float *u,          \
+      const float *bias, const coord_winograd *s, int32_t begin, int32_t end, float *scratch)                       \
+    /* The gradient of the filters in the 16-blocks begin ..< end. */                                               \
+    X(winograd_weights, (dw, x, dy, s, begin, end, scratch), float *dw, const float *x, const float *dy,            \
+      const coord_winograd *s, int32_t begin, int32_t end, float *scratch)
+
+// Products of operands rounded to bfloat16, summed in single precision: X(name, (arguments), parameters).
+#define COORD_PRODUCT_KERNELS(X)                                                                                    \
+    /* c: [m, n] = a * b, or c + a * b; turned operands are stored [k, m] and [n, k]. */                            \
+    X(product, (c, ldc, a, lda, is_a_turned, b, ldb, is_b_turned, m, n, depth, adds, scratch), float *c, size_t ldc,    \
+      const float *a, size_t lda, int32_t is_a_turned, const float *b, size_t ldb, int32_t is_b_turned, size_t m,   \
+      size_t n, size_t depth, int32_t adds, float *scratch)
+
+/// Numbers of scratch of a product.
+static inline size_t coord_product_scratch(size_t m, size_t n, size_t k) {
+    return ((m + 15) / 16 * 16 + (n + 31) / 32 * 32) * k;
+}
 
 #define COORD_FIELD(name, arguments, ...) void (*name)(__VA_ARGS__);
 #define COORD_DOOR(name, arguments, ...)                                        \
@@ -123,7 +199,12 @@ struct coord_kernels {
     void (*adamw)(float *p, const float *g, float *m, float *v, const coord_adamw_scalars *s, size_t n);
     COORD_OPTIMIZER_KERNELS(COORD_FIELD)
     COORD_LAYER_KERNELS(COORD_FIELD)
+    COORD_WINOGRAD_KERNELS(COORD_FIELD)
+    COORD_PRODUCT_KERNELS(COORD_FIELD)
 };
+
+/// A level: the kernels of level 4 without what only some of its CPUs have (AVX512-BF16), for tests.
+enum { COORD_PLAIN_V4 = 40 };
 
 /// The kernels for an x86-64 level (2, 3, 4; 0 = this architecture's only set); NULL when there is no such set here.
 ///
@@ -209,3 +290,5 @@ static inline void coord_adamw(
 }
 COORD_OPTIMIZER_KERNELS(COORD_DOOR)
 COORD_LAYER_KERNELS(COORD_DOOR)
+COORD_WINOGRAD_KERNELS(COORD_DOOR)
+COORD_PRODUCT_KERNELS(COORD_DOOR)

@@ -21,23 +21,44 @@ struct Dense: Layer {
 
     private func rows(_ pass: LayerPass) -> Int { pass.count * (length ?? 1) }
 
+    /// How many calls a product is cut into, so that threads can share it: from the shapes alone, as bits hang on them.
+    private func cuts(_ rows: Int) -> Int { rows * inputs * outputs < 1 << 21 ? 1 : 2 }
+
+    /// The piece `index` of `count` numbers in `cuts` pieces.
+    private func piece(_ index: Int, _ count: Int, _ cuts: Int) -> Range<Int> {
+        let each = (count / cuts + 15) / 16 * 16
+        return min(count, index * each)..<(index == cuts - 1 ? count : min(count, index * each + each))
+    }
+
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        let w = pass.weights + weight.offset
-        BLAS.multiply(
-            rows(pass),
-            outputs,
-            inputs,
-            x,
-            .plain,
-            lda: inputs,
-            w,
-            .transposed,
-            ldb: inputs,
-            y,
-            ldc: outputs
-        )
+        let rows = rows(pass)
+        let cuts = cuts(rows)
+        pass.team.run(cuts) { index, _ in
+            let range = piece(index, outputs, cuts)
+            guard !range.isEmpty else { return }
+            pass.multiply(
+                rows,
+                range.count,
+                inputs,
+                x,
+                .plain,
+                lda: inputs,
+                pass.weights + weight.offset + range.lowerBound * inputs,
+                .transposed,
+                ldb: inputs,
+                y + range.lowerBound,
+                ldc: outputs
+            )
+        }
         guard let bias else { return }
-        pass.kernels.addBiasToRows(y, pass.weights + bias.offset, rows: rows(pass), columns: outputs)
+        pass.team.divide(rows, work: outputs) { range, _ in
+            pass.kernels.addBiasToRows(
+                y + range.lowerBound * outputs,
+                pass.weights + bias.offset,
+                rows: range.count,
+                columns: outputs
+            )
+        }
     }
 
     func backward(
@@ -49,35 +70,45 @@ struct Dense: Layer {
         _ pass: LayerPass
     ) {
         // dW: [out, in] = dyᵀ · x;  db = column sums of dy;  dx: [R, in] = dy · W
-        BLAS.multiply(
-            outputs,
-            inputs,
-            rows(pass),
-            dy,
-            .transposed,
-            lda: outputs,
-            x,
-            .plain,
-            ldb: inputs,
-            gradients + weight.offset,
-            ldc: inputs
-        )
-        if let bias {
-            pass.kernels.columnSums(gradients + bias.offset, dy, rows: rows(pass), columns: outputs)
+        let rows = rows(pass)
+        let cuts = cuts(rows)
+        pass.team.run(dx == nil ? cuts : 2 * cuts) { index, _ in
+            if index < cuts {
+                let range = piece(index, outputs, cuts)
+                guard !range.isEmpty else { return }
+                pass.multiply(
+                    range.count,
+                    inputs,
+                    rows,
+                    dy + range.lowerBound,
+                    .transposed,
+                    lda: outputs,
+                    x,
+                    .plain,
+                    ldb: inputs,
+                    gradients + weight.offset + range.lowerBound * inputs,
+                    ldc: inputs
+                )
+            } else if let dx {
+                let range = piece(index - cuts, inputs, cuts)
+                guard !range.isEmpty else { return }
+                pass.multiply(
+                    rows,
+                    range.count,
+                    outputs,
+                    dy,
+                    .plain,
+                    lda: outputs,
+                    pass.weights + weight.offset + range.lowerBound,
+                    .plain,
+                    ldb: inputs,
+                    dx + range.lowerBound,
+                    ldc: inputs
+                )
+            }
         }
-        guard let dx else { return }
-        BLAS.multiply(
-            rows(pass),
-            inputs,
-            outputs,
-            dy,
-            .plain,
-            lda: outputs,
-            pass.weights + weight.offset,
-            .plain,
-            ldb: inputs,
-            dx,
-            ldc: inputs
-        )
+        if let bias {
+            pass.kernels.columnSums(gradients + bias.offset, dy, rows: rows, columns: outputs)
+        }
     }
 }

@@ -9,7 +9,9 @@ struct Activation: Layer {
     let kind: ActivationKind
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        pass.kernels.activate(y, x, kind, pass.count * output.count)
+        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
+            pass.kernels.activate(y + range.lowerBound, x + range.lowerBound, kind, range.count)
+        }
     }
 
     func backward(
@@ -21,7 +23,10 @@ struct Activation: Layer {
         _ pass: LayerPass
     ) {
         guard let dx else { return }
-        pass.kernels.activateBackward(dx, dy, x, kind, pass.count * output.count)
+        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
+            let at = range.lowerBound
+            pass.kernels.activateBackward(dx + at, dy + at, x + at, kind, range.count)
+        }
     }
 }
 

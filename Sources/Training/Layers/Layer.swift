@@ -66,6 +66,8 @@ struct TrainingPass {
     let step: Int
     /// The place of the first sample in the step's batch.
     let position: Int
+    /// In what numbers products are computed.
+    var precision = Precision.float32
 }
 
 /// What a layer works with during one pass of one lane.
@@ -75,7 +77,7 @@ struct LayerPass {
     let count: Int
     /// The arena of parameters; slices say where.
     let weights: UnsafePointer<Float>
-    /// Scratch of the lane, at least `scratchCount` numbers of the layer that asks for most.
+    /// Scratch of the lane, as many numbers as the layer that asks for most.
     let scratch: UnsafeMutablePointer<Float>
     /// The layer's own bytes from forward to backward, `placesPerSample` a sample.
     let places: UnsafeMutablePointer<UInt8>
@@ -83,6 +85,47 @@ struct LayerPass {
     let saved: UnsafeMutablePointer<Float>
     /// Nil when the pass only evaluates.
     let training: TrainingPass?
+    /// The threads that may share the work.
+    var team = Team.alone
+}
+
+extension LayerPass {
+    /// `c = a · b + beta · c` as ``BLAS/multiply(_:_:_:_:_:lda:_:_:ldb:beta:_:ldc:)``, in the precision of the pass.
+    ///
+    /// What only evaluates is exact: a model is judged and served in single precision.
+    func multiply(
+        _ m: Int,
+        _ n: Int,
+        _ k: Int,
+        _ a: UnsafePointer<Float>,
+        _ transposeA: BLAS.Transposition,
+        lda: Int,
+        _ b: UnsafePointer<Float>,
+        _ transposeB: BLAS.Transposition,
+        ldb: Int,
+        beta: Float = 0,
+        _ c: UnsafeMutablePointer<Float>,
+        ldc: Int
+    ) {
+        if training?.precision == .bf16 {
+            kernels.multiplyRounded(
+                m,
+                n,
+                k,
+                a,
+                transposeA,
+                lda: lda,
+                b,
+                transposeB,
+                ldb: ldb,
+                beta: beta,
+                c,
+                ldc: ldc
+            )
+        } else {
+            BLAS.multiply(m, n, k, a, transposeA, lda: lda, b, transposeB, ldb: ldb, beta: beta, c, ldc: ldc)
+        }
+    }
 }
 
 /// One layer: forward and backward side by side.
@@ -95,8 +138,8 @@ protocol Layer: Sendable {
     var isInPlace: Bool { get }
     /// The slices that the layer owns.
     var parameters: [ParameterSlice] { get }
-    /// Numbers of scratch.
-    var scratchCount: Int { get }
+    /// Numbers of scratch for so many samples and threads at most.
+    func scratchCount(samples: Int, threads: Int) -> Int
     /// Bytes a sample that live from forward to backward.
     var placesPerSample: Int { get }
     /// Numbers that live from forward to backward.
@@ -119,7 +162,7 @@ protocol Layer: Sendable {
 extension Layer {
     var isInPlace: Bool { false }
     var parameters: [ParameterSlice] { [] }
-    var scratchCount: Int { 0 }
+    func scratchCount(samples: Int, threads: Int) -> Int { 0 }
     var placesPerSample: Int { 0 }
     func savedCount(samples: Int) -> Int { 0 }
 }

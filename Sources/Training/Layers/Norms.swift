@@ -20,6 +20,8 @@ struct BatchNorm: Layer {
     let mean: ParameterSlice
     let variance: ParameterSlice
     var epsilon = 1e-5
+    /// True when the rectifier behind this norm is computed here, in the same passes through memory.
+    var rectifies = false
 
     var output: SampleShape { .planes(channels: channels, height: height, width: width) }
     var parameters: [ParameterSlice] { [weight, bias, mean, variance] }
@@ -27,7 +29,17 @@ struct BatchNorm: Layer {
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
         let n = pass.count * height * width
-        for c in 0..<channels {
+        pass.team.divide(channels, work: n) { range, _ in forward(x, y, pass, n, range) }
+    }
+
+    private func forward(
+        _ x: UnsafePointer<Float>,
+        _ y: UnsafeMutablePointer<Float>,
+        _ pass: LayerPass,
+        _ n: Int,
+        _ range: Range<Int>
+    ) {
+        for c in range {
             let center: Double
             let spread: Double
             if let training = pass.training {
@@ -46,13 +58,12 @@ struct BatchNorm: Layer {
             pass.saved[2 * c] = Float(center)
             pass.saved[2 * c + 1] = inverse
             let scale = pass.weights[weight.offset + c] * inverse
-            pass.kernels.scaleAndShift(
-                y + c * n,
-                x + c * n,
-                by: scale,
-                plus: pass.weights[bias.offset + c] - Float(center) * scale,
-                n
-            )
+            let shift = pass.weights[bias.offset + c] - Float(center) * scale
+            if rectifies {
+                pass.kernels.scaleShiftAndRelu(y + c * n, x + c * n, by: scale, plus: shift, n)
+            } else {
+                pass.kernels.scaleAndShift(y + c * n, x + c * n, by: scale, plus: shift, n)
+            }
         }
     }
 
@@ -65,10 +76,26 @@ struct BatchNorm: Layer {
         _ pass: LayerPass
     ) {
         let n = pass.count * height * width
-        for c in 0..<channels {
+        pass.team.divide(channels, work: n) { range, _ in backward(x, y, dy, dx, gradients, pass, n, range) }
+    }
+
+    private func backward(
+        _ x: UnsafePointer<Float>,
+        _ y: UnsafePointer<Float>,
+        _ dy: UnsafePointer<Float>,
+        _ dx: UnsafeMutablePointer<Float>?,
+        _ gradients: UnsafeMutablePointer<Float>,
+        _ pass: LayerPass,
+        _ n: Int,
+        _ range: Range<Int>
+    ) {
+        for c in range {
             let center = Double(pass.saved[2 * c])
             let inverse = Double(pass.saved[2 * c + 1])
-            let sums = pass.kernels.pairSums(dy + c * n, x + c * n, n)
+            let sums =
+                rectifies
+                ? pass.kernels.pairSums(dy + c * n, x + c * n, rectified: y + c * n, n)
+                : pass.kernels.pairSums(dy + c * n, x + c * n, n)
             // Σ dy·x̂ with x̂ = (x - center)·inverse
             let product = (sums.product - center * sums.sum) * inverse
             gradients[weight.offset + c] = Float(product)
@@ -77,15 +104,13 @@ struct BatchNorm: Layer {
             // dx = w·inverse·(dy - mean(dy) - x̂·mean(dy·x̂))
             let scale = Double(pass.weights[weight.offset + c]) * inverse
             let slope = -scale * inverse * product / Double(n)
-            pass.kernels.combine(
-                dx + c * n,
-                dy + c * n,
-                x + c * n,
-                Float(scale),
-                Float(slope),
-                Float(-scale * sums.sum / Double(n) - slope * center),
-                n
-            )
+            let (a, b, at) = (Float(scale), Float(slope), c * n)
+            let level = Float(-scale * sums.sum / Double(n) - slope * center)
+            if rectifies {
+                pass.kernels.combine(dx + at, dy + at, x + at, rectified: y + at, a, b, level, n)
+            } else {
+                pass.kernels.combine(dx + at, dy + at, x + at, a, b, level, n)
+            }
         }
     }
 }

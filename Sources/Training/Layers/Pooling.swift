@@ -12,7 +12,7 @@ struct MaxPool: Layer {
     /// What lies outside never wins.
     var padding = 0
 
-    private func window(_ samples: Int) -> Kernels.Window {
+    private func window(_ samples: Int, channels: Int) -> Kernels.Window {
         Kernels.Window(
             channels: channels,
             samples: samples,
@@ -25,13 +25,22 @@ struct MaxPool: Layer {
     }
 
     var output: SampleShape {
-        let window = window(1)
+        let window = window(1, channels: channels)
         return .planes(channels: channels, height: window.outHeight, width: window.outWidth)
     }
     var placesPerSample: Int { output.count }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        pass.kernels.maxPool(y, pass.places, x, window(pass.count))
+        let (from, into) = (pass.count * height * width, pass.count * output.count / channels)
+        pass.team.divide(channels, work: from) { range, _ in
+            let (input, at) = (range.lowerBound * from, range.lowerBound * into)
+            pass.kernels.maxPool(
+                y + at,
+                pass.places + at,
+                x + input,
+                window(pass.count, channels: range.count)
+            )
+        }
     }
 
     func backward(
@@ -43,7 +52,16 @@ struct MaxPool: Layer {
         _ pass: LayerPass
     ) {
         guard let dx else { return }
-        pass.kernels.maxPoolBackward(dx, pass.places, dy, window(pass.count))
+        let (from, into) = (pass.count * height * width, pass.count * output.count / channels)
+        pass.team.divide(channels, work: from) { range, _ in
+            let (input, at) = (range.lowerBound * from, range.lowerBound * into)
+            pass.kernels.maxPoolBackward(
+                dx + input,
+                pass.places + at,
+                dy + at,
+                window(pass.count, channels: range.count)
+            )
+        }
     }
 }
 

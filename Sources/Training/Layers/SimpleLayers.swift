@@ -5,10 +5,15 @@ internal import Tensors
 /// Saved for backward: `y`.
 struct Relu: Layer {
     let output: SampleShape
+    /// True when the node before computes this one as well, forward and backward.
+    var isDone = false
     var isInPlace: Bool { true }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        pass.kernels.relu(y, pass.count * output.count)
+        guard !isDone else { return }
+        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
+            pass.kernels.relu(y + range.lowerBound, range.count)
+        }
     }
 
     func backward(
@@ -19,7 +24,10 @@ struct Relu: Layer {
         gradients: UnsafeMutablePointer<Float>,
         _ pass: LayerPass
     ) {
-        pass.kernels.reluBackward(dy, y, pass.count * output.count)
+        guard !isDone else { return }
+        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
+            pass.kernels.reluBackward(dy + range.lowerBound, y + range.lowerBound, range.count)
+        }
     }
 }
 

@@ -153,8 +153,8 @@ struct Attention: Layer {
     func savedCount(samples: Int) -> Int {
         samples * (heads * square + (rotary == nil ? 0 : 2 * length * features))
     }
-    /// The gradient of one square of the softmax.
-    var scratchCount: Int { square }
+    /// The gradient of one square of the softmax, for each thread.
+    func scratchCount(samples: Int, threads: Int) -> Int { square * threads }
 
     /// Queries and keys of a sample, turned; what `x` holds without rotary positions.
     private func turned(_ b: Int, _ pass: LayerPass) -> UnsafeMutablePointer<Float> {
@@ -162,7 +162,16 @@ struct Attention: Layer {
     }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        for b in 0..<pass.count {
+        pass.team.divide(pass.count, work: output.count) { range, _ in forward(x, y, pass, range) }
+    }
+
+    private func forward(
+        _ x: UnsafePointer<Float>,
+        _ y: UnsafeMutablePointer<Float>,
+        _ pass: LayerPass,
+        _ range: Range<Int>
+    ) {
+        for b in range {
             let row = 3 * features
             let own = x + b * length * row
             let values = own + 2 * features
@@ -221,8 +230,21 @@ struct Attention: Layer {
         _ pass: LayerPass
     ) {
         guard let dx else { return }
+        pass.team.divide(pass.count, work: output.count) { range, thread in
+            backward(x, dy, dx, pass, range, scratch: pass.scratch + thread * square)
+        }
+    }
+
+    private func backward(
+        _ x: UnsafePointer<Float>,
+        _ dy: UnsafePointer<Float>,
+        _ dx: UnsafeMutablePointer<Float>,
+        _ pass: LayerPass,
+        _ range: Range<Int>,
+        scratch: UnsafeMutablePointer<Float>
+    ) {
         let row = 3 * features
-        for b in 0..<pass.count {
+        for b in range {
             let own = x + b * length * row
             let target = dx + b * length * row
             var (queries, keys, wide) = (own, own + features, row)
@@ -258,15 +280,15 @@ struct Attention: Layer {
                     own + 2 * features + at,
                     .transposed,
                     ldb: row,
-                    pass.scratch,
+                    scratch,
                     ldc: length
                 )
-                pass.kernels.attendBackward(pass.scratch, p, rows: length, columns: length, scale: scale)
+                pass.kernels.attendBackward(scratch, p, rows: length, columns: length, scale: scale)
                 BLAS.multiply(
                     length,
                     size,
                     length,
-                    pass.scratch,
+                    scratch,
                     .plain,
                     lda: length,
                     keys + at,
@@ -279,7 +301,7 @@ struct Attention: Layer {
                     length,
                     size,
                     length,
-                    pass.scratch,
+                    scratch,
                     .transposed,
                     lda: length,
                     queries + at,

@@ -10,18 +10,47 @@ internal import Musl
 
 /// A few threads that run the lanes of a worker side by side; the caller is the first of them.
 ///
-/// Which thread takes which lane is left to chance: the result never depends on it. Threads end with the pool.
+/// Which thread takes which lane is left to chance: the result never depends on it. Threads end with the pool. A thread
+/// that waits looks for work for some microseconds before it sleeps: the pieces of one lane follow closely on each other.
 final class LanePool {
     /// What the threads share.
     ///
     /// Safety: `body` and `count` are written by the caller before it wakes the threads and
-    /// read by them until they report; the semaphores order both.
+    /// read by them until they report; the gates order both.
     private final class Shared: @unchecked Sendable {
         var body: ((Int, Int) -> Void)?
         var count = 0
         var isStopping = false
         let next = Atomic<Int>(0)
-        let done = DispatchSemaphore(value: 0)
+        let done = Gate()
+    }
+
+    /// A semaphore whose waiter looks before it sleeps; one waiter at a time.
+    ///
+    /// Safety: the count is atomic, and whoever finds a sleeper (a count below zero) wakes it.
+    private final class Gate: Sendable {
+        private let count = Atomic<Int>(0)
+        private let sleeper = DispatchSemaphore(value: 0)
+        /// About 20 µs.
+        private static let looks = 4000
+
+        func signal() {
+            if count.wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue < 0 { sleeper.signal() }
+        }
+
+        func wait() {
+            for _ in 0..<Self.looks {
+                let value = count.load(ordering: .relaxed)
+                guard value > 0 else { continue }
+                let taken = count.compareExchange(
+                    expected: value,
+                    desired: value - 1,
+                    ordering: .acquiringAndReleasing
+                )
+                if taken.exchanged { return }
+            }
+            if count.wrappingSubtract(1, ordering: .acquiringAndReleasing).oldValue <= 0 { sleeper.wait() }
+        }
     }
 
     /// One thread's door.
@@ -30,7 +59,7 @@ final class LanePool {
     private final class Door: @unchecked Sendable {
         let shared: Shared
         let index: Int
-        let wake = DispatchSemaphore(value: 0)
+        let wake = Gate()
 
         init(shared: Shared, index: Int) {
             self.shared = shared

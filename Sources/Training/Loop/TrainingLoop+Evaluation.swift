@@ -20,13 +20,14 @@ extension TrainingLoop {
         ) { missing, _ in
             let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }
             let evaluators = evaluators
-            let parts = try results(own.count) { index, thread in
+            let parts = try results(own.count) { index, thread, team in
                 let first = own[index] * Self.blockSize
                 let block = indices[first..<min(indices.count, first + Self.blockSize)]
                 if let bad = load(block, into: evaluators[thread]) { return LaneResult(badSample: bad) }
                 let (loss, correct) = evaluators[thread].evaluate(
                     count: block.count,
-                    weights: served.pointer
+                    weights: served.pointer,
+                    team: team
                 )
                 return LaneResult(loss: loss, correct: correct, count: block.count)
             }

@@ -29,7 +29,14 @@ public final class TrainingLoop {
     let tree: LaneTree
     private let workspaces: [Workspace]
     lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
-        Workspace(model: model, kernels: kernels, capacity: Self.blockSize, trains: false, loss: loss)
+        Workspace(
+            model: model,
+            kernels: kernels,
+            capacity: Self.blockSize,
+            trains: false,
+            loss: loss,
+            threads: pool.size
+        )
     }
     var state: TrainingState
     private var treeLanes = LaneSet()
@@ -160,8 +167,16 @@ public final class TrainingLoop {
             count: model.parameterCount,
             makeArena: exchange.makeArena(count:)
         )
-        workspaces = (0..<pool.size).map { _ in
-            Workspace(model: model, kernels: kernels, capacity: part, trains: true, loss: loss)
+        // The first one is a team's when there are fewer lanes than threads.
+        workspaces = (0..<min(pool.size, spec.lanes)).map {
+            Workspace(
+                model: model,
+                kernels: kernels,
+                capacity: part,
+                trains: true,
+                loss: loss,
+                threads: $0 == 0 ? pool.size : 1
+            )
         }
         let configuration = try record.configurationDigest()
         if let resume {
@@ -446,7 +461,7 @@ public final class TrainingLoop {
         let gradients = lanes.map { tree.gradient(of: $0) }
         // Islands are ahead of the operation by some steps.
         let globalStep = state.globalStep + step - state.step
-        return try results(lanes.count) { index, thread in
+        return try results(lanes.count) { index, thread, team in
             guard !batches[index].isEmpty else {
                 gradients[index].clear()
                 return LaneResult()
@@ -457,7 +472,8 @@ public final class TrainingLoop {
                 step: globalStep,
                 in: workspaces[thread],
                 gradients[index],
-                weights: weights
+                weights: weights,
+                team: team
             )
         }
     }
@@ -473,7 +489,8 @@ public final class TrainingLoop {
         step: Int,
         in workspace: Workspace,
         _ gradient: FloatArena,
-        weights: FloatArena
+        weights: FloatArena,
+        team: Team
     ) -> LaneResult {
         var result = LaneResult()
         for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
@@ -487,8 +504,10 @@ public final class TrainingLoop {
                     gradients: target.pointer,
                     random: random,
                     step: step,
-                    position: place + first
-                )
+                    position: place + first,
+                    precision: record.spec.precision ?? .float32
+                ),
+                team: team
             )
             if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
             result.add(LaneResult(loss: loss, correct: correct, count: part.count))
@@ -497,13 +516,17 @@ public final class TrainingLoop {
     }
 
     /// Runs `body` for each index on the pool and gives the results in order.
+    ///
+    /// As many as there are threads go side by side; the rest one after the other, each by all threads.
     func results(
         _ count: Int,
-        _ body: (_ index: Int, _ thread: Int) -> LaneResult
+        _ body: (_ index: Int, _ thread: Int, _ team: Team) -> LaneResult
     ) throws -> [LaneResult] {
         var results = [LaneResult](repeating: LaneResult(), count: count)
+        let abreast = count / pool.size * pool.size
         results.withUnsafeMutableBufferPointer { results in
-            pool.run(count) { index, thread in results[index] = body(index, thread) }
+            pool.run(abreast) { index, thread in results[index] = body(index, thread, .alone) }
+            for index in abreast..<count { results[index] = body(index, 0, Team(pool: pool)) }
         }
         if let bad = results.compactMap(\.badSample).min() {
             throw TrainingError(

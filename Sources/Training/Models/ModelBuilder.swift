@@ -36,18 +36,33 @@ struct ModelBuilder {
     /// Numbers in the arena, statistics included.
     var parameterCount: Int { max(trainedCount, statisticsEnd) }
 
-    /// The nodes, those that work in their source's memory told so.
+    /// The nodes: those that work in their source's memory told so, rectifiers left to a norm or a sum before them.
     func finishedNodes() -> [Node] {
         var readers = [Int](repeating: 0, count: nodes.count)
         for node in nodes {
             if node.source >= 0 { readers[node.source] += 1 }
             if case .add(let other) = node.operation, other >= 0 { readers[other] += 1 }
         }
-        return nodes.map { node in
+        var finished = nodes.map { node in
             var node = node
             node.sharesSource = node.layer?.isInPlace == true && node.source >= 0 && readers[node.source] == 1
             return node
         }
+        for index in finished.indices where finished[index].sharesSource {
+            guard var relu = finished[index].layer as? Relu else { continue }
+            let source = finished[index].source
+            if var norm = finished[source].layer as? BatchNorm {
+                norm.rectifies = true
+                finished[source].operation = .layer(norm)
+            } else if case .add = finished[source].operation {
+                finished[source].rectifies = true
+            } else {
+                continue
+            }
+            relu.isDone = true
+            finished[index].operation = .layer(relu)
+        }
+        return finished
     }
 
     // MARK: Input and branches
