@@ -9,11 +9,15 @@ enum Main {
             try AllReduceMember.run(rank: numbers[0], members: numbers[1], way: Array(arguments)[3])
         case "codecs": CodecSuite.run()
         case "push": try PushSuite.run(Array(arguments.dropFirst()))
-        case "step":
+        case "gemm": try StepSuite.gemm()
+        case "shakespeare" where arguments.count >= 2:
+            try TextSuite.run(Array(arguments)[1], threads: max(1, numbers[0]))
+        case "step" where arguments.count == 5:
             try StepSuite.run(
-                threads: numbers[0] > 0 ? numbers[0] : 2,
-                lanes: numbers[1] > 0 ? numbers[1] : 2,
-                steps: numbers[2] > 0 ? numbers[2] : 200
+                Array(arguments)[1],
+                threads: max(1, numbers[0]),
+                lanes: numbers[1],
+                steps: max(1, numbers[2])
             )
         case "train":
             let words = Array(arguments.dropFirst())
@@ -38,7 +42,9 @@ enum Main {
             """
             usage: coord-bench allreduce RANK MEMBERS WAY (by Benchmarks/allreduce-vs-peers.py)
                    coord-bench codecs
-                   coord-bench step [threads] [lanes] [steps]
+                   coord-bench gemm
+                   coord-bench step WORKLOAD THREADS LANES|0 STEPS (by Benchmarks/engine-vs-torch.py)
+                   coord-bench shakespeare FILE [THREADS]
                    coord-bench train RANK MODEL STEPS memory|tcp PORT...
                    coord-bench push …
             """

@@ -1,27 +1,32 @@
 internal import Basics
+internal import Foundation
 internal import Tensors
 internal import Training
 
-/// `coord-bench step`: samples a second of whole training steps, without evaluation and checkpoints.
+/// `coord-bench step WORKLOAD`: whole training steps of one member, without evaluation and checkpoints.
 enum StepSuite {
     /// Noise in memory: reading costs a copy.
     struct Noise: SampleSource {
         let shape: [Int]
-        let classes = (0..<10).map(String.init)
+        let classes: [String]
         let batch: Int
         let lanes: Int
         let stepsPerEpoch: Int
         let values: [Float]
-        private let pool = 512
+        private let pool = 256
 
-        init(shape: [Int], batch: Int, lanes: Int, steps: Int) {
-            self.shape = shape
-            self.batch = batch
+        init(_ workload: Workload, lanes: Int, steps: Int) {
+            shape = workload.shape
+            classes = (0..<workload.classes).map(String.init)
+            batch = workload.batch
             self.lanes = lanes
             stepsPerEpoch = steps
             let random = RandomSource(seed: 1)
-            values = (0..<(512 * shape.reduce(1, *))).map {
-                RandomSource.unit(random.block(.augmentation, position: $0)[0])
+            // Tokens are whole numbers below the number of classes.
+            let top = workload.takesTokens ? Float(workload.classes) : nil
+            values = (0..<(256 * shape.reduce(1, *))).map {
+                let unit = RandomSource.unit(random.block(.augmentation, position: $0)[0])
+                return top.map { (unit * $0).rounded(.down) } ?? unit
             }
         }
         var trainingIndices: [Int] { Array(0..<pool) }
@@ -30,7 +35,7 @@ enum StepSuite {
             let first = step * batch + lane * (batch / lanes)
             return (first..<(first + batch / lanes)).map { $0 % pool }
         }
-        func label(_ index: Int) -> Int { index % 10 }
+        func label(_ index: Int) -> Int { index % classes.count }
         func read(_ index: Int, into target: UnsafeMutableBufferPointer<Float>) {
             _ = target.update(fromContentsOf: values[(index * target.count)..<((index + 1) * target.count)])
         }
@@ -46,63 +51,67 @@ enum StepSuite {
         func takeCheckpoint(_ checkpoint: Checkpoint) throws {}
     }
 
-    /// The models by name, with the shape of their samples.
-    static let models: [String: (TypedSpec, [Int])] = [
-        "mlp-784-512-256-10": (
-            TypedSpec(type: "mlp", parameters: ["hidden": .list([.integer(512), .integer(256)])]), [784]
-        ),
-        "simple_cnn-1x28x28": (TypedSpec(type: "simple_cnn"), [1, 28, 28]),
-    ]
-
-    /// Batch 64, AdamW at a constant rate, one epoch.
-    static func record(name: String, model: TypedSpec, lanes: Int, kernels: KernelSet) -> RunRecord {
-        RunRecord(
-            spec: RunSpec(
-                name: name,
-                model: model,
-                epochs: 1,
-                batch: 64,
-                lanes: lanes,
-                optimizer: TypedSpec(type: "adamw"),
-                schedule: TypedSpec(type: "constant")
-            ),
-            dataset: Digest(of: "noise"),
-            kernels: kernels,
-            worker: Digest(of: "bench")
+    /// Runs one workload and prints one JSON line: every step's seconds, and the most memory of the process.
+    ///
+    /// - Parameters:
+    ///   - threads: of the member.
+    ///   - lanes: 0 for what `lanes: auto` gives.
+    static func run(_ name: String, threads: Int, lanes: Int, steps: Int) throws {
+        let kernels = try Workload.kernels()
+        let workload = try Workload.named(name)
+        let lanes = lanes > 0 ? lanes : workload.automaticLanes
+        let watch = Stopwatch()
+        let loop = try TrainingLoop(
+            record: workload.record(lanes: lanes, kernels: kernels),
+            samples: Noise(workload, lanes: lanes, steps: steps),
+            exchange: SoloExchange(laneCount: lanes),
+            laneThreads: threads,
+            observer: watch
+        )
+        try loop.run()
+        let seconds = watch.seconds.map { String(format: "%.6f", $0) }.joined(separator: ",")
+        print(
+            "{\"workload\":\"\(name)\",\"batch\":\(workload.batch),\"lanes\":\(lanes),"
+                + "\"threads\":\(threads),\"kernels\":\"\(kernels.rawValue)\","
+                + "\"peak_bytes\":\(peakBytes()),\"seconds\":[\(seconds)]}"
         )
     }
 
-    /// Runs the suite and prints one JSON line a model.
-    static func run(threads: Int, lanes: Int, steps: Int) throws {
-        guard let kernels = BLAS.kernelsInForce else {
-            throw TrainingError(
-                .badSpec,
-                "OpenBLAS runs the \(BLAS.coreName) kernels, which are no set of ours",
-                hint: "set OPENBLAS_CORETYPE to Nehalem, Haswell or SkylakeX"
+    /// The most memory that this process has had, as the kernel counts it.
+    private static func peakBytes() -> Int {
+        let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
+        let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+        return (line?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }.first ?? 0) * 1024
+    }
+
+    /// `coord-bench gemm`: the best of some products of 2048 × 2048 on one thread, as GFLOP/s.
+    static func gemm() throws {
+        try BLAS.pinToOneThread()
+        let size = 2048
+        let (a, b, c) = (
+            FloatArena(count: size * size), FloatArena(count: size * size), FloatArena(count: size * size)
+        )
+        for i in 0..<(size * size) { (a.pointer[i], b.pointer[i]) = (Float(i % 7), Float(i % 5)) }
+        var best = Double.infinity
+        for _ in 0..<6 {
+            let start = ContinuousClock.now
+            BLAS.multiply(
+                size,
+                size,
+                size,
+                a.pointer,
+                .plain,
+                lda: size,
+                b.pointer,
+                .plain,
+                ldb: size,
+                c.pointer,
+                ldc: size
             )
+            let parts = (ContinuousClock.now - start).components
+            best = min(best, Double(parts.seconds) + Double(parts.attoseconds) * 1e-18)
         }
-        for (name, (model, shape)) in models.sorted(by: { $0.key < $1.key }) {
-            let count = name.hasPrefix("mlp") ? steps : max(10, steps / 8)
-            let record = record(name: name, model: model, lanes: lanes, kernels: kernels)
-            let batch = record.spec.batch
-            let watch = Stopwatch()
-            let loop = try TrainingLoop(
-                record: record,
-                samples: Noise(shape: shape, batch: batch, lanes: lanes, steps: count),
-                exchange: SoloExchange(laneCount: lanes),
-                laneThreads: threads,
-                observer: watch
-            )
-            try loop.run()
-            // The first steps find cold caches and unmapped pages.
-            let sorted = watch.seconds.dropFirst(count / 5).sorted()
-            let (least, median) = (sorted[0], sorted[sorted.count / 2])
-            print(
-                "{\"suite\":\"step\",\"model\":\"\(name)\",\"batch\":\(batch),\"lanes\":\(lanes),"
-                    + "\"threads\":\(threads),\"kernels\":\"\(kernels.rawValue)\",\"steps\":\(sorted.count),"
-                    + "\"min_ms\":\(least * 1000),\"p50_ms\":\(median * 1000),"
-                    + "\"samples_per_second\":\(Double(batch) / median)}"
-            )
-        }
+        let gigaflops = 2 * Double(size) * Double(size) * Double(size) / best / 1e9
+        print("{\"suite\":\"gemm\",\"kernels\":\"\(BLAS.coreName)\",\"gigaflops\":\(gigaflops)}")
     }
 }

@@ -49,22 +49,10 @@ enum TrainSuite {
 
     /// Trains and, as the first member, prints.
     static func run(_ job: Job) throws {
-        guard let kernels = BLAS.kernelsInForce else {
-            throw TrainingError(
-                .badSpec,
-                "OpenBLAS runs the \(BLAS.coreName) kernels, which are no set of ours",
-                hint: "set OPENBLAS_CORETYPE to Nehalem, Haswell or SkylakeX"
-            )
-        }
-        guard let (spec, shape) = StepSuite.models[job.model] else {
-            throw TrainingError(
-                .badSpec,
-                "no model \(job.model)",
-                hint: "one of \(StepSuite.models.keys.sorted())"
-            )
-        }
+        let kernels = try Workload.kernels()
+        let workload = try Workload.named(job.model)
         let lanes = 2
-        let record = StepSuite.record(name: job.model, model: spec, lanes: lanes, kernels: kernels)
+        let record = workload.record(lanes: lanes, kernels: kernels)
         let sets = LanePlanner.assign(laneCount: lanes, weights: job.ports.map { _ in 1 })
         let run = RunID("bench")
         guard let run else { preconditionFailure("a run id") }
@@ -88,7 +76,7 @@ enum TrainSuite {
         let watch = StepSuite.Stopwatch()
         let loop = try TrainingLoop(
             record: record,
-            samples: StepSuite.Noise(shape: shape, batch: record.spec.batch, lanes: lanes, steps: job.steps),
+            samples: StepSuite.Noise(workload, lanes: lanes, steps: job.steps),
             exchange: GroupExchange(group, lanes: sets[job.rank], memory: endpoint.memory),
             laneThreads: 1,
             observer: watch
