@@ -20,6 +20,15 @@ typedef float coord_v16 __attribute__((vector_size(64)));
 typedef uint32_t coord_u16 __attribute__((vector_size(64)));
 typedef float coord_v16_near __attribute__((vector_size(64), aligned(4), may_alias));
 
+typedef uint32_t coord_u16_near __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float coord_v8 __attribute__((vector_size(32)));
+typedef float coord_v8_near __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float coord_v4 __attribute__((vector_size(16)));
+typedef float coord_v4_near __attribute__((vector_size(16), aligned(4), may_alias));
+
+static const uint32_t coord_sixteen_ones[32] = {
+    ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u};
+
 #define COORD_ENTRY(name, arguments, ...) .name = SET(name),
 
 #if defined(__x86_64__)

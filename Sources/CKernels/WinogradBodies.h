@@ -7,6 +7,8 @@
 
 // Keeps the compiler from making a call of a loop that copies a few numbers.
 #define COORD_NO_CALL __asm__ volatile("")
+// All bits of the first `count` of sixteen numbers.
+#define COORD_FIRST(count) (*(const coord_u16_near *)(coord_sixteen_ones + 16 - (count)))
 #define COORD_FROM(pointer) (*(const coord_v16_near *)(pointer))
 #define COORD_INTO(pointer) (*(coord_v16_near *)(pointer))
 
@@ -113,37 +115,62 @@ static inline SET(tile_group) SET(group_at)(const coord_winograd *s, int first) 
 }
 
 // Row `i` of the tiles' inputs, from one above the tile (or from its first, when `above` is 0): 64 pixels, 4 a tile.
+// `raw` has room for 16 more: a run may write over its end, where the next one begins.
 static inline void SET(take_row)(
     float *restrict raw, const float *restrict x, const coord_winograd *s, const SET(tile_group) *g, int i) {
     const int W = s->width, H = s->height;
+    const ptrdiff_t end = (ptrdiff_t)s->samples * H * W;
     int filled = 0;
     for (int r = 0; r < g->runs; r++) {
         int y = 4 * g->row[r] + i, from = 4 * g->column[r], count = 4 * g->count[r];
         float *into = raw + 4 * g->at[r];
         int inside = y < 0 || y >= H ? 0 : W - from < count ? W - from : count;
-        const float *row = x + ((size_t)g->sample[r] * H + (inside ? y : 0)) * W + from;
-        if (inside == count && count % 16 == 0)
-            for (int j = 0; j < count; j += 16) {
-                COORD_INTO(into + j) = COORD_FROM(row + j);
-                COORD_NO_CALL;
-            }
-        else if (inside == 4 && count == 4)
-            memcpy(into, row, 16);
-        else if (inside == 8 && count == 8)
-            memcpy(into, row, 32);
-        else {
-            for (int j = 0; j < inside; j++) {
-                into[j] = row[j];
-                COORD_NO_CALL;
-            }
-            for (int j = inside; j < count; j++) {
-                into[j] = 0;
-                COORD_NO_CALL;
-            }
+        const ptrdiff_t at = ((ptrdiff_t)g->sample[r] * H + (inside ? y : 0)) * W + from;
+        for (int j = 0; j < count; j += 16) {
+            int left = inside - j < 0 ? 0 : inside - j > 16 ? 16 : inside - j;
+            if (at + j + 16 <= end)
+                COORD_INTO(into + j) = (coord_v16)((coord_u16)COORD_FROM(x + at + j) & COORD_FIRST(left));
+            else
+                for (int n = 0; n < 16; n++) {
+                    into[j + n] = n < left ? x[at + j + n] : 0;
+                    COORD_NO_CALL;
+                }
         }
         filled = 4 * g->at[r] + count;
     }
-    for (int j = filled; j < 64; j++) raw[j] = 0;
+    for (int n = filled; n < 64; n++) {
+        raw[n] = 0;
+        COORD_NO_CALL;
+    }
+}
+
+// As take_row for images of 8 or 4 pixels a row, whole tiles all: without a way through memory.
+static inline void SET(take_short_rows)(
+    coord_v16 *four, const float *restrict x, const coord_winograd *s, const SET(tile_group) *g, int i) {
+    const int H = s->height;
+    if (s->width == 8) {
+        coord_v8 part[8];
+        for (int r = 0; r < 8; r++) {
+            int y = r < g->runs ? 4 * g->row[r] + i : -1;
+            part[r] = y < 0 || y >= H ? (coord_v8){0}
+                                      : *(const coord_v8_near *)(x + ((ptrdiff_t)g->sample[r] * H + y) * 8);
+        }
+        for (int k = 0; k < 4; k++)
+            four[k] = __builtin_shufflevector(
+                part[2 * k], part[2 * k + 1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    } else {
+        for (int k = 0; k < 4; k++) {
+            coord_v4 part[4];
+            for (int n = 0; n < 4; n++) {
+                int r = 4 * k + n, y = r < g->runs ? 4 * g->row[r] + i : -1;
+                part[n] = y < 0 || y >= H ? (coord_v4){0}
+                                          : *(const coord_v4_near *)(x + ((ptrdiff_t)g->sample[r] * H + y) * 4);
+            }
+            coord_v8 low = __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7);
+            coord_v8 high = __builtin_shufflevector(part[2], part[3], 0, 1, 2, 3, 4, 5, 6, 7);
+            four[k] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        }
+    }
 }
 
 // The first, second, third and fourth pixel of each tile in row `i` of the tiles.
@@ -159,8 +186,12 @@ static inline void SET(split4)(
                           : COORD_FROM(x + g->four[k] + (ptrdiff_t)y * s->width);
         }
         a = four[0], b = four[1], c = four[2], d = four[3];
+    } else if (s->width == 8 || s->width == 4) {
+        coord_v16 four[4];
+        SET(take_short_rows)(four, x, s, g, i);
+        a = four[0], b = four[1], c = four[2], d = four[3];
     } else {
-        float raw[64] __attribute__((aligned(64)));
+        float raw[80] __attribute__((aligned(64)));
         SET(take_row)(raw, x, s, g, i);
         a = COORD_FROM(raw), b = COORD_FROM(raw + 16), c = COORD_FROM(raw + 32), d = COORD_FROM(raw + 48);
     }
@@ -272,20 +303,22 @@ static inline void SET(output_tiles)(
             if (count > W - from) count = W - from;
             float *into = y + ((size_t)g->sample[r] * H + row) * W + from;
             const float *own = raw + 4 * g->at[r];
-            if (count % 16 == 0)
-                for (int j = 0; j < count; j += 16) {
+            for (int j = 0; j < count;) {
+                if (count - j >= 16) {
                     COORD_INTO(into + j) = COORD_FROM(own + j);
-                    COORD_NO_CALL;
-                }
-            else if (count == 4)
-                memcpy(into, own, 16);
-            else if (count == 8)
-                memcpy(into, own, 32);
-            else
-                for (int j = 0; j < count; j++) {
+                    j += 16;
+                } else if (count - j >= 8) {
+                    *(coord_v8_near *)(into + j) = *(const coord_v8_near *)(own + j);
+                    j += 8;
+                } else if (count - j >= 4) {
+                    *(coord_v4_near *)(into + j) = *(const coord_v4_near *)(own + j);
+                    j += 4;
+                } else {
                     into[j] = own[j];
-                    COORD_NO_CALL;
+                    j += 1;
                 }
+                COORD_NO_CALL;
+            }
         }
     }
 }
