@@ -43,8 +43,11 @@ enum StepSuite {
 
     final class Stopwatch: TrainingObserver {
         var seconds: [Double] = []
+        /// The most memory of the process up to the last step; the checkpoint at the end comes after it.
+        var peakBytes = 0
         func didFinishStep(_ report: StepReport) throws {
             seconds.append(report.secondsCompute + report.secondsExchange)
+            if report.step % 8 == 0 || seconds.count < 4 { peakBytes = StepSuite.peakBytes() }
         }
         func didFinishEpoch(_ report: EpochReport) throws {}
         func wantsCheckpoint(epoch: Int) -> Bool { false }
@@ -73,12 +76,12 @@ enum StepSuite {
         print(
             "{\"workload\":\"\(name)\",\"batch\":\(workload.batch),\"lanes\":\(lanes),"
                 + "\"threads\":\(threads),\"kernels\":\"\(kernels.rawValue)\","
-                + "\"peak_bytes\":\(peakBytes()),\"seconds\":[\(seconds)]}"
+                + "\"peak_bytes\":\(watch.peakBytes),\"seconds\":[\(seconds)]}"
         )
     }
 
     /// The most memory that this process has had, as the kernel counts it.
-    private static func peakBytes() -> Int {
+    fileprivate static func peakBytes() -> Int {
         let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
         let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
         return (line?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }.first ?? 0) * 1024

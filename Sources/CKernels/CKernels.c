@@ -44,6 +44,7 @@ static const uint32_t coord_sixteen_ones[32] = {
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
 #include "WinogradBodies.h"
+#include "FewRowsBodies.h"
 #include "ProductBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
@@ -61,6 +62,7 @@ static const uint32_t coord_sixteen_ones[32] = {
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
 #include "WinogradBodies.h"
+#include "FewRowsBodies.h"
 #include "ProductBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
@@ -80,6 +82,7 @@ static const uint32_t coord_sixteen_ones[32] = {
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
 #include "WinogradBodies.h"
+#include "FewRowsBodies.h"
 #include "ProductBodies.h"
 #include "KernelTable.h"
 #pragma clang attribute pop
@@ -144,6 +147,7 @@ void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
 #include "OptimizerBodies.h"
 #include "LayerBodies.h"
 #include "WinogradBodies.h"
+#include "FewRowsBodies.h"
 #include "ProductBodies.h"
 #include "KernelTable.h"
 #undef SET

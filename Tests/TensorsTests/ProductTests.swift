@@ -76,4 +76,93 @@ import Testing
             }
         }
     }
+
+    @Test(arguments: [(1, 5, 3), (4, 100, 33), (3, 37, 19), (8, 70, 6)])
+    func fewRowsAreNearThePlainSumsAndKeepTheirBits(rows: Int, inputs: Int, outputs: Int) throws {
+        let x = numbers(rows * inputs, seed: 1)
+        let w = numbers(outputs * inputs, seed: 2)
+        let dy = numbers(rows * outputs, seed: 3)
+        var expected = [[Double]](repeating: [], count: 3)
+        expected[0] = (0..<(rows * outputs)).map { at in
+            (0..<inputs).reduce(0.0) {
+                $0 + Double(x[at / outputs * inputs + $1]) * Double(w[at % outputs * inputs + $1])
+            }
+        }
+        expected[1] = (0..<(outputs * inputs)).map { at in
+            (0..<rows).reduce(0.0) {
+                $0 + Double(dy[$1 * outputs + at / inputs]) * Double(x[$1 * inputs + at % inputs])
+            }
+        }
+        expected[2] = (0..<(rows * inputs)).map { at in
+            (0..<outputs).reduce(0.0) {
+                $0 + Double(dy[at / inputs * outputs + $1]) * Double(w[$1 * inputs + at % inputs])
+            }
+        }
+        var first: [UInt32]?
+        for set in presentSets {
+            let kernels = try Kernels(set)
+            // Whole, and as two pieces of the outputs and of the columns.
+            for cut in [0, 1, outputs / 2] {
+                var y = [Float](repeating: .nan, count: rows * outputs)
+                var dw = [Float](repeating: .nan, count: outputs * inputs)
+                var dx = [Float](repeating: .nan, count: rows * inputs)
+                y.withUnsafeMutableBufferPointer { y in
+                    dw.withUnsafeMutableBufferPointer { dw in
+                        dx.withUnsafeMutableBufferPointer { dx in
+                            w.withUnsafeBufferPointer { w in
+                                dy.withUnsafeBufferPointer { dy in
+                                    guard let y = y.baseAddress, let dw = dw.baseAddress,
+                                        let dx = dx.baseAddress, let w = w.baseAddress,
+                                        let dy = dy.baseAddress
+                                    else { return }
+                                    for part in [0..<cut, cut..<outputs] where !part.isEmpty {
+                                        let at = part.lowerBound
+                                        kernels.fewRowsForward(
+                                            y + at,
+                                            ldy: outputs,
+                                            x,
+                                            w + at * inputs,
+                                            rows: rows,
+                                            inputs: inputs,
+                                            outputs: part.count
+                                        )
+                                        kernels.fewRowsWeights(
+                                            dw + at * inputs,
+                                            dy + at,
+                                            lddy: outputs,
+                                            x,
+                                            rows: rows,
+                                            inputs: inputs,
+                                            outputs: part.count
+                                        )
+                                    }
+                                    for part in [0..<cut, cut..<inputs] where !part.isEmpty {
+                                        kernels.fewRowsInputs(
+                                            dx + part.lowerBound,
+                                            lddx: inputs,
+                                            dy,
+                                            w + part.lowerBound,
+                                            ldw: inputs,
+                                            rows: rows,
+                                            columns: part.count,
+                                            outputs: outputs
+                                        )
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                for (found, wanted) in zip([y, dw, dx], expected) {
+                    let far = zip(found, wanted).filter { !(abs(Double($0) - $1) <= 1e-4) }
+                    #expect(far.isEmpty, "\(set.rawValue): \(far.prefix(3))")
+                }
+                // v2 has no fused multiply-add.
+                guard set >= .v3 else { continue }
+                let bits = (y + dw + dx).map(\.bitPattern)
+                #expect(bits == first ?? bits, "\(set.rawValue), cut at \(cut)")
+                first = first ?? bits
+            }
+        }
+    }
 }

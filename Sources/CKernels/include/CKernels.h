@@ -167,6 +167,15 @@ static inline size_t coord_product_scratch(size_t m, size_t n, size_t k) {
     return ((m + 15) / 16 * 16 + (n + 31) / 32 * 32) * k;
 }
 
+// Dense layers for a few rows; FewRowsBodies.h says more.
+#define COORD_FEW_ROWS_KERNELS(X)                                                                                   \
+    X(few_forward, (y, ldy, x, w, rows, inputs, outputs), float *y, size_t ldy, const float *x, const float *w,     \
+      size_t rows, size_t inputs, size_t outputs)                                                                   \
+    X(few_weights, (dw, dy, lddy, x, rows, inputs, outputs), float *dw, const float *dy, size_t lddy,               \
+      const float *x, size_t rows, size_t inputs, size_t outputs)                                                   \
+    X(few_inputs, (dx, lddx, dy, w, ldw, rows, columns, outputs), float *dx, size_t lddx, const float *dy,          \
+      const float *w, size_t ldw, size_t rows, size_t columns, size_t outputs)
+
 #define COORD_FIELD(name, arguments, ...) void (*name)(__VA_ARGS__);
 #define COORD_DOOR(name, arguments, ...)                                        \
     static inline void coord_##name(const coord_kernels *k, __VA_ARGS__) { k->name arguments; }
@@ -201,6 +210,7 @@ struct coord_kernels {
     COORD_LAYER_KERNELS(COORD_FIELD)
     COORD_WINOGRAD_KERNELS(COORD_FIELD)
     COORD_PRODUCT_KERNELS(COORD_FIELD)
+    COORD_FEW_ROWS_KERNELS(COORD_FIELD)
 };
 
 /// A level: the kernels of level 4 without what only some of its CPUs have (AVX512-BF16), for tests.
@@ -292,3 +302,4 @@ COORD_OPTIMIZER_KERNELS(COORD_DOOR)
 COORD_LAYER_KERNELS(COORD_DOOR)
 COORD_WINOGRAD_KERNELS(COORD_DOOR)
 COORD_PRODUCT_KERNELS(COORD_DOOR)
+COORD_FEW_ROWS_KERNELS(COORD_DOOR)

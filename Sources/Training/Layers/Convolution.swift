@@ -48,9 +48,12 @@ struct Convolution: Layer {
     var parameters: [ParameterSlice] { [weight] + (bias.map { [$0] } ?? []) }
 
     /// Whether Winograd's algorithm pays: decided by shapes alone, as it has other bits than the columns.
-    private var isWinograd: Bool {
+    ///
+    /// Transforming the filters takes about as long as 16 tiles.
+    private func isWinograd(_ samples: Int) -> Bool {
         kernel == 3 && stride == 1 && padding == 1 && dilation == 1 && groups == 1
             && min(channels, filters) >= 16 && min(height, width) >= 3
+            && samples * ((height + 3) / 4) * ((width + 3) / 4) >= 16
     }
 
     private func winograd(_ samples: Int) -> Kernels.Winograd {
@@ -80,17 +83,18 @@ struct Convolution: Layer {
     }
 
     func scratchCount(samples: Int, threads: Int) -> Int {
-        guard isWinograd else { return threads * columnCount + (strands(samples) - 1) * partCount }
+        let columns = threads * columnCount + (strands(samples) - 1) * partCount
+        guard isWinograd(samples) else { return columns }
         let shape = winograd(samples)
         let forward =
             max(shape.filterCount, shape.turned.filterCount)
             + threads * max(shape.forwardScratch, shape.turned.forwardScratch)
         let parts = min(threads, shape.filterBlocks)
-        return max(forward, parts * shape.weightsScratch((shape.filterBlocks + parts - 1) / parts))
+        return max(columns, forward, parts * shape.weightsScratch((shape.filterBlocks + parts - 1) / parts))
     }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        if isWinograd {
+        if isWinograd(pass.count) {
             let bias = bias.map { pass.weights + $0.offset }
             return winograd(x, y, winograd(pass.count), isTurned: false, bias: bias, pass)
         }
@@ -180,7 +184,7 @@ struct Convolution: Layer {
                 )
             }
         }
-        if isWinograd {
+        if isWinograd(pass.count) {
             let shape = winograd(pass.count)
             let parts = min(pass.team.size, shape.filterBlocks)
             let each = (shape.filterBlocks + parts - 1) / parts

@@ -1,3 +1,4 @@
+internal import Basics
 internal import Tensors
 
 /// A fully connected layer: `x: [R, in] → y = x · weightᵀ + bias: [R, out]`, where R is B, or B·T for tokens.
@@ -21,6 +22,11 @@ struct Dense: Layer {
 
     private func rows(_ pass: LayerPass) -> Int { pass.count * (length ?? 1) }
 
+    /// Whether so few rows meet so many weights that packing these would cost more than the product itself.
+    private func isNarrow(_ rows: Int, _ pass: LayerPass) -> Bool {
+        rows <= 8 && inputs * outputs >= 1 << 18 && pass.training?.precision != .bf16
+    }
+
     /// How many calls a product is cut into, so that threads can share it: from the shapes alone, as bits hang on them.
     private func cuts(_ rows: Int) -> Int { rows * inputs * outputs < 1 << 21 ? 1 : 2 }
 
@@ -36,6 +42,18 @@ struct Dense: Layer {
         pass.team.run(cuts) { index, _ in
             let range = piece(index, outputs, cuts)
             guard !range.isEmpty else { return }
+            if isNarrow(rows, pass) {
+                pass.kernels.fewRowsForward(
+                    y + range.lowerBound,
+                    ldy: outputs,
+                    x,
+                    pass.weights + weight.offset + range.lowerBound * inputs,
+                    rows: rows,
+                    inputs: inputs,
+                    outputs: range.count
+                )
+                return
+            }
             pass.multiply(
                 rows,
                 range.count,
@@ -76,6 +94,18 @@ struct Dense: Layer {
             if index < cuts {
                 let range = piece(index, outputs, cuts)
                 guard !range.isEmpty else { return }
+                if isNarrow(rows, pass) {
+                    pass.kernels.fewRowsWeights(
+                        gradients + weight.offset + range.lowerBound * inputs,
+                        dy + range.lowerBound,
+                        lddy: outputs,
+                        x,
+                        rows: rows,
+                        inputs: inputs,
+                        outputs: range.count
+                    )
+                    return
+                }
                 pass.multiply(
                     range.count,
                     inputs,
@@ -92,6 +122,19 @@ struct Dense: Layer {
             } else if let dx {
                 let range = piece(index - cuts, inputs, cuts)
                 guard !range.isEmpty else { return }
+                if isNarrow(rows, pass) {
+                    pass.kernels.fewRowsInputs(
+                        dx + range.lowerBound,
+                        lddx: inputs,
+                        dy,
+                        pass.weights + weight.offset + range.lowerBound,
+                        ldw: inputs,
+                        rows: rows,
+                        columns: range.count,
+                        outputs: outputs
+                    )
+                    return
+                }
                 pass.multiply(
                     rows,
                     range.count,
