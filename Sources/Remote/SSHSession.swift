@@ -258,6 +258,9 @@ final class SSHSession: @unchecked Sendable {
                 hint: "check the port with `\(endpoint.command)`"
             )
         }
+        // libssh has made the socket a blocking one, and sends whole windows: whoever reads no more - a frozen host, a
+        // ProxyCommand - would hold this thread up beyond every deadline. It sends only after poll said that it can.
+        _ = fcntl(socket, F_SETFL, O_NONBLOCK)
         var key: ssh_key?
         var text: UnsafeMutablePointer<CChar>?
         defer {

@@ -219,6 +219,16 @@ struct SSHConnectionTests {
         #expect(error?.code == .timedOut)
     }
 
+    @Test(.timeLimit(.minutes(1))) func aProxyCommandThatReadsNoMoreIsSilence() throws {
+        let relay = "\(server.directory)/slow.py"
+        try Files.writeAtomically(Self.slowRelay, to: relay)
+        let host = try host(server.stanza("alias", "ProxyCommand python3 \(relay) %h %p 60000"))
+        let error = #expect(throws: RemoteError.self) {
+            try host.run("wc -c", input: [UInt8](repeating: 7, count: 4 << 20), silence: .seconds(1))
+        }
+        #expect(error?.code == .timedOut)
+    }
+
     @Test func proxyCommandThatFailsIsQuoted() throws {
         let error = try failure(try host(server.stanza("alias", "ProxyCommand echo no such proxy >&2")))
         #expect(error.phase == .handshake)
