@@ -86,7 +86,7 @@ private func started<Value>(_ body: () throws -> Value) throws -> Value {
     }
 }
 
-@Suite("Installing it where the user wants it", .timeLimit(.minutes(1))) struct BootInstallerTests {
+@Suite("Installing it where the user wants it", .timeLimit(.minutes(5))) struct BootInstallerTests {
     /// Programs that write down what they are asked, and answer what the test says.
     private struct Lab {
         let folder: String
@@ -270,7 +270,7 @@ private func started<Value>(_ body: () throws -> Value) throws -> Value {
     }
 }
 
-@Suite("Processes of an agent's folder", .timeLimit(.minutes(1))) struct ProcessTableTests {
+@Suite("Processes of an agent's folder", .timeLimit(.minutes(5))) struct ProcessTableTests {
     /// A program that waits, and writes `r` when it does.
     private func start(_ arguments: [String], marker root: String?) throws -> ChildProcess {
         let (ours, theirs) = try UnixSocket.pair()

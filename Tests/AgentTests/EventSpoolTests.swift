@@ -106,7 +106,7 @@ import Wire
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct CommandBoxTests {
+@Suite(.timeLimit(.minutes(5))) struct CommandBoxTests {
     private func plan(_ number: Int) throws -> GenerationPlan {
         GenerationPlan(
             run: try #require(RunID("r1")),

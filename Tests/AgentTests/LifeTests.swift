@@ -38,7 +38,7 @@ import Wire
     }
 }
 
-@Suite("The stop command", .timeLimit(.minutes(1))) struct StopCommandTests {
+@Suite("The stop command", .timeLimit(.minutes(5))) struct StopCommandTests {
     @Test func itRunsByTheShellAndItsOutputIsKept() throws {
         try withTemporaryDirectory { folder throws in
             let log = folder + "/stop.log"
@@ -70,7 +70,7 @@ import Wire
     }
 }
 
-@Suite("Carrying out the lease", .timeLimit(.minutes(1))) struct LeaseKeeperTests {
+@Suite("Carrying out the lease", .timeLimit(.minutes(5))) struct LeaseKeeperTests {
     private func keeper(_ folder: String, unsaved: Int = 0) -> LeaseKeeper {
         LeaseKeeper(
             directory: AgentDirectory(root: folder),

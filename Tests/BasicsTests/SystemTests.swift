@@ -1,7 +1,7 @@
 import Basics
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct SystemTests {
+@Suite(.timeLimit(.minutes(5))) struct SystemTests {
     @Test func atomicWritesReplaceTheWholeFileAndLeaveNothingBehind() throws {
         let folder = try Files.makeTemporaryDirectory(prefix: "files")
         defer { try? Files.remove(folder) }

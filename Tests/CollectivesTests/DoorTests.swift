@@ -9,7 +9,7 @@ import Glibc
 #endif
 
 /// What strangers, zombies and frozen members can do: nothing.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct DoorTests {
     private let lanes = [LaneSet([0]), LaneSet()]
 

@@ -4,7 +4,7 @@ import Synchronization
 import Testing
 
 /// Members that die at any byte: the others go on, and nobody can tell from the sums.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct FailureTests {
     /// Publishes a new generation whenever all that live have stopped in the last one.
     final class Membership: Sendable {

@@ -5,7 +5,7 @@ import Testing
 @testable import Collectives
 
 /// Lossy operations between members: equal replicas, nothing lost for good, nothing changed by what came to nothing.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct LossyReduceTests {
     static let codecs: [PayloadCodec] = [.bf16, .int8, .topK(fraction: 1.0 / 32)]
     static let count = 40_000

@@ -10,7 +10,7 @@ import Glibc
 #endif
 
 /// Members of one machine: who shares memory, who does not, and what a member that lies in memory can do.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct MemoryTests {
     private let lanes = [LaneSet([0]), LaneSet([1])]
 

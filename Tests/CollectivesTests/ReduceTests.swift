@@ -3,7 +3,7 @@ import Collectives
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct ReduceTests {
     @Test(arguments: Way.allCases, 1...8)
     func sumHasTheBitsOfTheSerialTree(way: Way, members: Int) throws {

@@ -5,7 +5,7 @@ import Testing
 @testable import Collectives
 
 /// What goes over a wire that others read and write.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct SealedLinkTests {
     /// A wire in memory: what one end writes lies in the open until the other reads it.
     private final class Wire: Link {

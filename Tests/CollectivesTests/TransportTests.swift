@@ -2,7 +2,7 @@ import Collectives
 import Testing
 
 /// What every transport must do; runs on each of them.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct TransportTests {
     private func pair(_ way: Way) throws -> (any Listener, any Link, any Link) {
         let transport = way.make()

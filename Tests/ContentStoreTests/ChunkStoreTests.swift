@@ -166,7 +166,7 @@ import Glibc
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func manyWritersOfTheSameContentDoNotDisturbOneAnother() async throws {
         let folder = try Files.makeTemporaryDirectory(prefix: "coord-test")
         defer { try? Files.remove(folder) }

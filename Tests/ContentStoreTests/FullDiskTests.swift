@@ -11,7 +11,7 @@ import Musl
 
 @Suite struct FullDiskTests {
     /// On a real, full file system where we may mount one (root), else at the limit of a file's size.
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func aFullDiskIsAnErrorOfTheDiskAndLeavesNothingHalfWritten() async {
         await #expect(processExitsWith: .success) {
             try withTemporaryDirectory { folder in

@@ -7,7 +7,7 @@ import Testing
 
 @testable import Coordinator
 
-@Suite(.timeLimit(.minutes(1))) struct WorkerUploadTests {
+@Suite(.timeLimit(.minutes(5))) struct WorkerUploadTests {
     private func makeWorker(_ folder: String, size: Int) throws -> (WorkerBinary, [UInt8]) {
         let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 2_654_435_761 >> 7) }
         try Files.writeAtomically(bytes, to: folder + "/worker")

@@ -109,7 +109,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func compressedFilesAreUnpackedAndDamagedOnesNamed() throws {
         try withTemporaryDirectory { folder throws in
             let path = folder + "/data.csv"

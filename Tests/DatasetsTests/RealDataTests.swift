@@ -7,7 +7,7 @@ import Testing
 
 @Suite struct RealDataTests {
     /// Ten thousand images with a known number of each digit.
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func theTestSetOfMNISTIsReadWhole() throws {
         let root = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
         let folder = "/\(root)/../shared/data/mnist-t10k"
@@ -34,7 +34,7 @@ import Testing
 }
 
 @Suite struct DigitsSourceTests {
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func theDigitsAreFetchedOnceAndThenRead() throws {
         try withStore { store, folder in
             let target: String
@@ -66,7 +66,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func whatIsMissingIsNamedTogetherWithTheWayRound() throws {
         try withTemporaryDirectory { folder throws in
             let none = DigitsSource(python: nil, environment: nil)
@@ -95,7 +95,7 @@ import Testing
     }
 
     /// pip without an index to ask: the error of a machine without network.
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func withoutANetworkTheErrorSaysSo() throws {
         guard let python = Programs.find("python3") else {
             print("skipped: no python3")

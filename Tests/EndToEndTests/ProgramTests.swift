@@ -6,7 +6,7 @@ import Testing
 /// The built programs from outside: help, references, exit codes.
 ///
 /// `scripts/e2e` does the rest with real clusters.
-@Suite(.timeLimit(.minutes(1))) struct ProgramTests {
+@Suite(.timeLimit(.minutes(5))) struct ProgramTests {
     private func coord(_ arguments: String...) throws -> (exit: ProcessExit, output: String, errors: String) {
         let program = Bundle.main.bundleURL.appending(path: "coord").path
         let result = try ChildProcess.run([program] + arguments)

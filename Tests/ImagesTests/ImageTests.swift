@@ -221,7 +221,7 @@ private func tiff(orientation: UInt8) -> [UInt8] {
     }
 
     /// Whatever the bytes are: an image or an error, never the end of the process, and no orientation outside 1 to 8.
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func mutationsEndInAnImageOrAnError() {
         let random = RandomSource(seed: 5)
         var images = 0, errors = 0

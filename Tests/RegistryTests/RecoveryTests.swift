@@ -177,7 +177,7 @@ import Glibc
 }
 
 @Suite struct `Reading beside a writer` {
-    @Test(.timeLimit(.minutes(1))) func `never waits and never sees half a transaction`() async throws {
+    @Test(.timeLimit(.minutes(5))) func `never waits and never sees half a transaction`() async throws {
         let scratch = try Scratch()
         let path = scratch.path
         let registry = scratch.registry
@@ -244,7 +244,7 @@ import Glibc
 }
 
 @Suite struct `A writer that is killed` {
-    @Test(.timeLimit(.minutes(1))) func `loses nothing that was committed and leaves nothing half done`()
+    @Test(.timeLimit(.minutes(5))) func `loses nothing that was committed and leaves nothing half done`()
         async throws
     {
         let directory = try Files.makeTemporaryDirectory(prefix: "registry")

@@ -6,7 +6,7 @@ import Testing
 
 @testable import Remote
 
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct LocalHostTests {
     private let host = LocalHost()
 

@@ -92,7 +92,7 @@ private final class TalkativeServer: Sendable {
     .enabled(if: LoopbackSSHServer.isAvailable, Comment(rawValue: LoopbackSSHServer.reason)),
     // Blocking tests queue for the pool's few threads, and the queue would count against their time limit.
     .serialized,
-    .timeLimit(.minutes(1))
+    .timeLimit(.minutes(5))
 )
 struct OddServerTests {
     private func host(

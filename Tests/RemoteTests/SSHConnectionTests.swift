@@ -45,7 +45,7 @@ extension LoopbackSSHServer {
     .enabled(if: LoopbackSSHServer.isAvailable, Comment(rawValue: LoopbackSSHServer.reason)),
     // Blocking tests queue for the pool's few threads, and the queue would count against their time limit.
     .serialized,
-    .timeLimit(.minutes(1))
+    .timeLimit(.minutes(5))
 )
 struct SSHConnectionTests {
     private let server: LoopbackSSHServer
@@ -219,7 +219,7 @@ struct SSHConnectionTests {
         #expect(error?.code == .timedOut)
     }
 
-    @Test(.timeLimit(.minutes(1))) func aProxyCommandThatReadsNoMoreIsSilence() throws {
+    @Test(.timeLimit(.minutes(5))) func aProxyCommandThatReadsNoMoreIsSilence() throws {
         let relay = "\(server.directory)/slow.py"
         try Files.writeAtomically(Self.slowRelay, to: relay)
         let host = try host(server.stanza("alias", "ProxyCommand python3 \(relay) %h %p 60000"))

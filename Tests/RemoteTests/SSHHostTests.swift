@@ -10,7 +10,7 @@ import Testing
     .enabled(if: LoopbackSSHServer.isAvailable, Comment(rawValue: LoopbackSSHServer.reason)),
     // Blocking tests queue for the pool's few threads, and the queue would count against their time limit.
     .serialized,
-    .timeLimit(.minutes(1))
+    .timeLimit(.minutes(5))
 )
 struct SSHHostTests {
     private let server: LoopbackSSHServer

@@ -43,7 +43,7 @@ private final class TestAgent {
     .enabled(if: LoopbackSSHServer.isAvailable, Comment(rawValue: LoopbackSSHServer.reason)),
     // Blocking tests queue for the pool's few threads, and the queue would count against their time limit.
     .serialized,
-    .timeLimit(.minutes(1))
+    .timeLimit(.minutes(5))
 )
 final class SSHIdentityTests {
     private let home: String

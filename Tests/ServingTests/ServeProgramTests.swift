@@ -14,7 +14,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
 }
 
 @Suite(.serialized) struct ServeProgramTests {
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func releasedVersionAnswersOverHTTPAndTheAdminSocket() throws {
         try withServeFolder { folder in
             let model = ToyModel()
@@ -63,7 +63,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func failingReleaseLeavesTheOldVersionServing() throws {
         try withServeFolder { folder in
             let model = ToyModel()
@@ -89,7 +89,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func switchUnderLoadLosesNoRequestAndMixesNoVersions() throws {
         try withServeFolder { folder in
             let models = [1: ToyModel(), 2: ToyModel(scale: -1)]
@@ -129,7 +129,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func rollbackTakesLessThanASecondAndGoesBothWays() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -157,7 +157,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func killedChildIsStartedAgainAndOneThatKeepsDyingGivesWay() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -179,7 +179,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func childrenDieWithTheRouterAndTheLiveVersionComesBack() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -198,7 +198,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func requestsThatAreWrongAreAnsweredWithTheirStatusAndReason() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -238,7 +238,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func binaryTensorsGoBothWays() throws {
         try withServeFolder { folder in
             let model = ToyModel()
@@ -272,7 +272,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func metricsCountWhatWasAnswered() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -294,7 +294,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func tokenIsAskedForOnInferenceAndMetrics() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")
@@ -310,7 +310,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func listenerThatOthersCanReachNeedsAToken() throws {
         try withServeFolder { folder in
             let open = try ServeProcess("\(folder)/serve", listen: "0.0.0.0:0")
@@ -321,7 +321,7 @@ private func expectClose(_ a: [Double], _ b: [Double], within tolerance: Double 
         }
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func modelThatNeedsMoreMemoryThanItsLimitIsRefused() throws {
         try withServeFolder { folder in
             try ToyModel().write(to: "\(folder)/v1")

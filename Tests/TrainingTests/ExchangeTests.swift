@@ -164,7 +164,7 @@ struct CountedSamples: SampleSource {
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct ExchangeTests {
+@Suite(.timeLimit(.minutes(5))) struct ExchangeTests {
     /// Trains with members on threads of their own; nil for one that left.
     private func train(
         _ record: RunRecord,

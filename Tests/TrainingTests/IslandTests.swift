@@ -5,7 +5,7 @@ import Testing
 @testable import Training
 
 /// Islands that train alone and meet: what they end with, alone, on several members, resumed, and with one lost.
-@Suite(.timeLimit(.minutes(1))) struct IslandTests {
+@Suite(.timeLimit(.minutes(5))) struct IslandTests {
     private func record(
         islands: Int,
         steps: Int,

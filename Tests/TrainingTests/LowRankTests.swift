@@ -5,7 +5,7 @@ import Testing
 @testable import Training
 
 /// PowerSGD above an exact exchange: nothing is lost for good, members stay equal, half a step can be tried again.
-@Suite(.timeLimit(.minutes(1))) struct LowRankTests {
+@Suite(.timeLimit(.minutes(5))) struct LowRankTests {
     /// One member; what it is given comes back, unless it shall be tried again.
     private final class Echo: GradientExchange {
         let lanes = LaneSet(0..<2)

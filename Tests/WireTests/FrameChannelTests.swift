@@ -4,7 +4,7 @@ import Testing
 
 @testable import Wire
 
-@Suite(.timeLimit(.minutes(1))) struct FrameChannelTests {
+@Suite(.timeLimit(.minutes(5))) struct FrameChannelTests {
     private func pair() throws -> (FrameChannel, FrameChannel, Int32) {
         let (a, b) = try UnixSocket.pair()
         return (FrameChannel(socket: a), FrameChannel(socket: b), a)

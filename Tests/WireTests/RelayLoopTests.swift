@@ -11,7 +11,7 @@ import Musl
 #endif
 
 /// Real sockets through real loops: two hosts and one in the middle.
-@Suite(.timeLimit(.minutes(1))) struct RelayLoopTests {
+@Suite(.timeLimit(.minutes(5))) struct RelayLoopTests {
     private let run = RunID.make(timestamp: "20261121-000000")
 
     /// Hosts a and b, joined to a hub; trainers by their numbers at addresses of b.
