@@ -199,8 +199,8 @@ private struct Bench {
 
     /// How far, in parts of its norm, the gradient may be from that of exact products.
     ///
-    /// Batch-norm over the few values of these cases makes much of little: PyTorch's autocast is off by 0.32 for resnet18 and by 1.1 for mobilenet_v2,
-    /// so these are only held to their bits.
+    /// Batch-norm over the few values of these cases makes much of little: PyTorch's autocast is off by 0.32 for
+    /// resnet18 and by 1.1 for mobilenet_v2, so these are only held to their bits.
     static let farthest: [String: Double] = [
         "resnet18": .infinity, "mobilenet_v2": .infinity, "images": 0.15, "vit_tiny": 0.02, "gpt": 0.02,
     ]
