@@ -134,6 +134,10 @@ let package = Package(
             ]
         ),
         .testTarget(
+            name: "SimulationTests",
+            dependencies: ["Basics", "Collectives", "Coordinator", "CoordTesting", "Wire"]
+        ),
+        .testTarget(
             name: "EndToEndTests",
             dependencies: ["Basics", "CoordTesting", "coord", "coord-worker", "coord-serve"]
         ),

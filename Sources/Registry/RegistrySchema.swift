@@ -16,6 +16,12 @@ enum RegistrySchema {
                     "CREATE TABLE pods (id TEXT PRIMARY KEY, host TEXT NOT NULL, seen REAL NOT NULL) STRICT, WITHOUT ROWID"
             )
         }
+        migrator.registerMigration("0004 what a new generation must reckon with") {
+            try $0.execute(
+                sql:
+                    "CREATE TABLE successions (run TEXT PRIMARY KEY, kept TEXT NOT NULL) STRICT, WITHOUT ROWID"
+            )
+        }
         return migrator
     }
 

@@ -88,6 +88,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
     public var routes: [PeerRoute]
     /// The members that add up the gradients; empty = each its part.
     public var owners: [Int]
+    /// What the generation takes the place of; nil from a build that did not say.
+    public var basis: GenerationBasis?
 
     /// All fields.
     public init(
@@ -98,7 +100,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         writers: [Int],
         secret: WireSecret,
         routes: [PeerRoute] = [],
-        owners: [Int] = []
+        owners: [Int] = [],
+        basis: GenerationBasis? = nil
     ) {
         self.run = run
         self.attempt = attempt
@@ -108,6 +111,16 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         self.secret = secret
         self.routes = routes
         self.owners = owners
+        self.basis = basis
+    }
+
+    /// The plan as the rules of membership see it.
+    public var view: GenerationView {
+        GenerationView(
+            number: number,
+            mark: basis?.mark ?? 0,
+            members: members.map { GenerationView.Member(member: $0.member, lanes: $0.lanes) }
+        )
     }
 }
 
@@ -119,6 +132,10 @@ public enum TrainerCommand: Codable, Sendable, Hashable {
     case generation(GenerationPlan)
     /// The state to begin with, for a member that joined in that generation; its files lie in the host's store.
     case state(generation: Int, manifest: Digest)
+    /// A coordinator is connected to the agent, or none is.
+    case coordinator(isPresent: Bool)
+    /// Another member of the run ended on this host; the generations that it had agreed to open.
+    case ended(member: Int, plans: [GenerationView])
     /// End now; nothing more is saved.
     case stop
 }
@@ -203,6 +220,16 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case listening(address: String, trainingSamples: Int, stepsPerEpoch: Int)
     /// All links of the generation are up.
     case joined(generation: Int)
+    /// This member is about to open a generation that the members made themselves: its last word, should it end now.
+    case accepted(GenerationPlan, reason: String)
+    /// The member accepts a generation that the coordinator announced: its last word, should it end now.
+    case opening(generation: Int, mark: UInt64)
+    /// The member will never open that generation; it opens none up to `promised` any more.
+    case refused(generation: Int, mark: UInt64, promised: Int, reason: String)
+    /// All members of the generation met, so all had accepted it.
+    case confirmed(generation: Int, mark: UInt64)
+    /// Nothing goes on here without the coordinator, and why.
+    case parked(reason: String)
     /// The generation can't go on: another member is gone, or says nothing.
     case peerLost(generation: Int, member: Int?, isSilent: Bool, reason: String)
     /// Steps done since the last report; only the generation's first member sends them.

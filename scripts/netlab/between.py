@@ -6,6 +6,7 @@ import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from common import agent_folder  # noqa: E402
 from netlab import NetLab, check, wait_for  # noqa: E402
 
 MLP = {"model": "{ type: mlp, hidden: [256, 128] }", "epochs": "4"}
@@ -197,7 +198,42 @@ def relay_over_a_hub():
         return f"{words[-1]}; finished while nobody coordinated: {ended['weights_sha256'][:12]}"
 
 
+def halves_never_both_go_on():
+    """Three hosts cut into two parts, the coordinator beside the smaller one: the larger one alone goes on and ends, same weights."""
+    with NetLab("halves", mtu=FAST) as lab:
+        a, b, c = (lab.add_host(name) for name in "abc")
+        lab.trust(a, b, c)
+        hosts = "".join(map(lab.entry, (a, b, c)))
+        run = lasting(lab, hosts)
+        lab.write(hosts, run)
+        before = lab.run()["run"]
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != before)
+        wait_for("epoch 1", lambda: lab.run()["epoch"] >= 1)
+        for inside in (lab.home, a):
+            for outside in (b, c):
+                lab.part(inside, outside)
+        spools = {host: next(agent_folder(lab, host).rglob(f"{lab.run()['run']}/events.jsonl")) for host in (a, b, c)}
+        wait_for("b and c make a generation", lambda: all('"accepted"' in spools[host].read_text() for host in (b, c)), 60)
+        waits = lab.run()["step"]
+        wait_for(
+            "b and c end the run",
+            lambda: not any(b"\0train\0" in line for host in (b, c) for line in host.processes().values()), 120)
+        check(lab.run()["step"] == waits and lab.run()["state"] == "running", f"the smaller part went on: {lab.run()}")
+        check('"accepted"' not in spools[a].read_text(), "the smaller part made a generation")
+        for inside in (lab.home, a):
+            for outside in (b, c):
+                lab.join(inside, outside)
+        out, err = up.communicate(timeout=180)
+        check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+        ended = lab.run()
+        check(ended["state"] == "finished", f"the run is {ended['state']}: {ended['message']}")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
+        return f"a waited at step {waits} of {ended['step']}; b and c ended with {ended['weights_sha256'][:12]}"
+
+
 BETWEEN = [
+    halves_never_both_go_on,
     relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
     only_one_side_can_dial, relay_connection_is_cut,
     relay_over_a_hub,

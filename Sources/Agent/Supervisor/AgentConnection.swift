@@ -27,6 +27,7 @@ struct AgentConnection: Sendable {
                 }
                 guard let name else { throw AgentError("the first message must be hello") }
                 agent.keeper.contacted()
+                agent.runs.lookForCoordinator(isHeard: true)
                 if case .events(let cursors) = request {
                     agent.runs.follow(cursors, on: channel)
                     return

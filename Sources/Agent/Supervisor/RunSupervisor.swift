@@ -12,7 +12,7 @@ internal import Musl
 
 /// Starts trainers, passes commands to them and keeps what they report.
 final class RunSupervisor: Sendable {
-    private struct Trainer {
+    struct Trainer {
         var start: TrainerStart
         var channel: FrameChannel
         var pid: Int32?
@@ -21,27 +21,39 @@ final class RunSupervisor: Sendable {
         /// We killed it: nobody else did.
         var isExpelled = false
         var end: ProcessEnd?
+        /// What it was told or said it would open: should it end, its last words.
+        var generations: [GenerationView] = []
     }
 
-    private struct Run {
+    struct Run {
         var spool: EventSpool
         var trainers: [Int: Trainer] = [:]
         var generation: GenerationPlan?
+        /// The last plan that came from a coordinator, as trainers here see it.
+        var announced: GenerationPlan?
     }
 
-    private struct State {
+    struct State {
         var runs: [RunID: Run] = [:]
         var listeners: [Int: DispatchSemaphore] = [:]
         var nextListener = 0
+        /// When a coordinator said something last.
+        var heard = ContinuousClock.now
+        var isCoordinated = true
     }
 
     private let directory: AgentDirectory
     private let ledger: CheckpointLedger
     private let logger: Logger
     private let memory = MemoryWatch()
-    private let state: Mutex<State>
+    let state: Mutex<State>
     /// Children die with the thread that started them, so one thread starts all and lives as long as the agent.
     private let spawner = Mailbox<@Sendable () -> Void>()
+
+    /// A coordinator that says nothing for so long is away, whatever its connections look like; it asks each 10 s.
+    static let coordinatorPatience = Duration.seconds(25)
+    /// When the others are told of an end, while no coordinator does it; unit: seconds.
+    static let newsOfEnd = [0.0, 1, 3, 8, 20]
 
     /// What the kernel takes first when memory runs out: a trainer is the one thing here that can be lost.
     private static let memoryPriority = 800
@@ -59,6 +71,13 @@ final class RunSupervisor: Sendable {
         let spawner = self.spawner
         OSThread.start(name: "spawner") {
             while true { spawner.take()() }
+        }
+        OSThread.start(name: "presence") { [weak self] in
+            let never = DispatchSemaphore(value: 0)
+            while let supervisor = self {
+                supervisor.lookForCoordinator()
+                _ = never.wait(timeout: .now() + 2)
+            }
         }
     }
 
@@ -200,13 +219,21 @@ final class RunSupervisor: Sendable {
     func announce(_ plan: GenerationPlan, seen: GenerationPlan) {
         let channels = state.withLock { state -> [FrameChannel] in
             guard state.runs[plan.run] != nil else { return [] }
-            state.runs[plan.run]?.generation = plan
+            if plan.number >= state.runs[plan.run]?.generation?.number ?? 0
+                || plan.attempt != state.runs[plan.run]?.generation?.attempt
+            {
+                state.runs[plan.run]?.generation = plan
+            }
+            if !seen.secret.bytes.isEmpty { state.runs[plan.run]?.announced = seen }
             let members = Set(plan.members.map(\.member))
-            return (state.runs[plan.run]?.trainers ?? [:]).values
+            let told = (state.runs[plan.run]?.trainers ?? [:]).values
                 .filter {
                     members.contains($0.start.member) && $0.end == nil && $0.start.attempt == plan.attempt
                 }
-                .map(\.channel)
+            for trainer in told {
+                state.runs[plan.run]?.trainers[trainer.start.member]?.generations.append(plan.view)
+            }
+            return told.map(\.channel)
         }
         // A trainer that just died can't be told; its end is reported by itself.
         for channel in channels { try? channel.send(TrainerCommand.generation(seen)) }
@@ -284,6 +311,8 @@ final class RunSupervisor: Sendable {
             state.listeners[state.nextListener] = wake
             return state.nextListener
         }
+        lookForCoordinator(isHeard: true)
+        defer { lookForCoordinator() }  // after the listener is gone: deferred code runs last
         let closed = ClosedFlag()
         forget(cursors)
         OSThread.start(name: "follow-end") { [self] in
@@ -356,6 +385,7 @@ final class RunSupervisor: Sendable {
         }
         logger.info("trainer ended: \(end)", metadata: ["run": "\(start.run)", "rank": "\(start.member)"])
         record(start, .exited(end))
+        tellOthers(start)
     }
 
     private func record(_ start: TrainerStart, _ report: TrainerReport) {
@@ -364,6 +394,11 @@ final class RunSupervisor: Sendable {
             case .listening(let address, _, _):
                 state.runs[start.run]?.trainers[start.member]?.address = address
             case .finished: state.runs[start.run]?.trainers[start.member]?.isFinished = true
+            case .accepted(let plan, _):
+                state.runs[start.run]?.trainers[start.member]?.generations.append(plan.view)
+                if plan.number > state.runs[start.run]?.generation?.number ?? 0 {
+                    state.runs[start.run]?.generation = plan
+                }
             default: break
             }
             return (state.runs[start.run]?.spool, Array(state.listeners.values))

@@ -10,6 +10,8 @@ final class CommandBox: Sendable {
         /// The state to begin with, and the generation that it belongs to.
         var joined: (generation: Int, manifest: Digest)?
         var interrupt: (@Sendable () -> Void)?
+        /// No generation up to this one is to be begun.
+        var abandoned = 0
     }
 
     private let state = Mutex(State())
@@ -26,6 +28,15 @@ final class CommandBox: Sendable {
         changed.signal()
     }
 
+    /// A generation that is not to be used: whoever opens it is interrupted, whoever has not begun never does.
+    func abandon(_ number: Int) {
+        let interrupt = state.withLock { state -> (@Sendable () -> Void)? in
+            state.abandoned = max(state.abandoned, number)
+            return state.generation?.number == number ? state.interrupt : nil
+        }
+        interrupt?()
+    }
+
     /// The state to begin with has come.
     func put(state manifest: Digest, generation: Int) {
         state.withLock { $0.joined = (generation, manifest) }
@@ -33,12 +44,15 @@ final class CommandBox: Sendable {
     }
 
     /// Waits for the state that belongs to a generation; nil when a newer generation came first.
-    func waitForState(of generation: Int) -> Digest? {
+    ///
+    /// - Parameter givesUp: asked twice a second.
+    func waitForState(of generation: Int, givesUp: () throws -> Void) rethrows -> Digest? {
         while true {
             let (joined, newest) = state.withLock { ($0.joined, $0.generation?.number ?? 0) }
             if newest > generation { return nil }
             if let joined, joined.generation == generation { return joined.manifest }
-            changed.wait()
+            try givesUp()
+            _ = changed.wait(timeout: .now() + .milliseconds(500))
         }
     }
 
@@ -54,7 +68,8 @@ final class CommandBox: Sendable {
     func wait(newerThan number: Int, milliseconds: Int) -> GenerationPlan? {
         let deadline = DispatchTime.now() + .milliseconds(milliseconds)
         while true {
-            if let plan = state.withLock({ $0.generation }), plan.number > number { return plan }
+            let (plan, abandoned) = state.withLock { ($0.generation, $0.abandoned) }
+            if let plan, plan.number > max(number, abandoned) { return plan }
             guard changed.wait(timeout: deadline) == .success else { return nil }
         }
     }

@@ -12,6 +12,9 @@ final class NetworkExchange: GradientExchange {
     private let laneCount: Int
     private let endpoint: Endpoint
     private let commands: CommandBox
+    private let desk: MembershipDesk
+    /// The generation in which something was committed last.
+    private var committed = 0
     private let report: @Sendable (TrainerReport) -> Void
     private var group: Group?
     private var plan: GenerationPlan?
@@ -26,6 +29,8 @@ final class NetworkExchange: GradientExchange {
     private let options: Group.Options
     /// Over the links of generations that are over.
     private var bytesBefore = 0
+    /// How long a member that joins waits for its state without a coordinator.
+    private static let stateAlone = Duration.seconds(10)
 
     private(set) var lanes = LaneSet()
 
@@ -39,6 +44,7 @@ final class NetworkExchange: GradientExchange {
         start: TrainerStart,
         endpoint: Endpoint,
         commands: CommandBox,
+        desk: MembershipDesk,
         committed: UInt64,
         report: @escaping @Sendable (TrainerReport) -> Void,
         keep: @escaping (Checkpoint) throws -> Digest
@@ -47,6 +53,7 @@ final class NetworkExchange: GradientExchange {
         laneCount = start.record.spec.lanes
         self.endpoint = endpoint
         self.commands = commands
+        self.desk = desk
         self.report = report
         self.keep = keep
         let codec = PayloadCodec(start.record.spec.exchangeInForce)
@@ -76,7 +83,15 @@ final class NetworkExchange: GradientExchange {
         while true {
             _ = try enterNextGeneration()
             let number = plan?.number ?? 0
-            if let manifest = commands.waitForState(of: number) { return manifest }
+            let manifest = try commands.waitForState(of: number) {
+                // The others wait for this member's part: without the state it only holds them up.
+                guard desk.alone > Self.stateAlone else { return }
+                throw AgentError(
+                    "the coordinator is away, and nobody else brings the state of the run",
+                    hint: "the others go on without this trainer; coord up HOST brings it in again"
+                )
+            }
+            if let manifest { return manifest }
             commands.onInterrupt(nil)
             group?.close()
             group = nil
@@ -141,6 +156,10 @@ final class NetworkExchange: GradientExchange {
                 settles: settles
             )
             feedback?.commit()
+            if committed < plan.number {
+                committed = plan.number
+                desk.handle(.committed(plan.number))
+            }
             return .committed
         } catch {
             leave(group, of: plan, because: error)
@@ -163,6 +182,12 @@ final class NetworkExchange: GradientExchange {
     }
 
     private func tell(_ error: CollectivesError, of plan: GenerationPlan) {
+        defer {
+            let lost = error.ranks.first.map { plan.members[$0].member }
+            desk.handle(.lost(plan.number, member: lost, reason: words(error, of: plan)))
+            let missing = error.ranks.map { plan.members[$0].member }
+            desk.handle(.openFailed(plan.number, missing: missing, reason: words(error, of: plan)))
+        }
         guard commands.newest == plan.number else { return }  // the news came before the loss was felt
         let loss = TrainerReport.peerLost(
             generation: plan.number,
@@ -174,6 +199,12 @@ final class NetworkExchange: GradientExchange {
         report(loss)
     }
 
+    /// What happened, with hosts in the place of ranks.
+    private func words(_ error: CollectivesError, of plan: GenerationPlan) -> String {
+        let hosts = Set(error.ranks.map { plan.members[$0].host }).sorted().joined(separator: ", ")
+        return hosts.isEmpty ? error.message : "lost \(hosts): \(error.message)"
+    }
+
     /// Waits for the next generation; a loss that nobody answers is told again, ever more rarely.
     private func waitForGeneration() -> GenerationPlan {
         var patience = 2000
@@ -183,7 +214,7 @@ final class NetworkExchange: GradientExchange {
                 return plan
             }
             if let unheard { report(unheard) }
-            patience = min(patience * 2, 60_000)
+            patience = min(patience * 2, 8000)
         }
     }
 
@@ -220,6 +251,13 @@ final class NetworkExchange: GradientExchange {
                     ),
                     options: options
                 )
+                report(.confirmed(generation: plan.number, mark: plan.view.mark))
+                guard desk.opened(plan.number) else {
+                    // Nothing was done there: what was known before still holds.
+                    commands.onInterrupt(nil)
+                    group.close()
+                    continue
+                }
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group
                 lanes = plan.members[rank].lanes

@@ -47,10 +47,16 @@ enum TrainerProgram {
         let samples = try DatasetSamples(try Dataset(store: store, manifest: start.record.dataset), spec)
         var resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
         let commands = CommandBox()
+        let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
+        let endpoint = try Endpoint(transport: DirectTransport(), address: "\(bind):0")
+        let desk = MembershipDesk(start: start, endpoint: endpoint, commands: commands, report: report)
         OSThread.start(name: "commands") {
             while let frame = try? channel.receive() {
                 switch try? MessageCoding.decode(TrainerCommand.self, from: frame.payload) {
-                case .generation(let plan): commands.put(plan)
+                case .generation(let plan): desk.announced(plan)
+                case .coordinator(let isPresent): desk.handle(.coordinator(isPresent: isPresent))
+                case .ended(let member, let views):
+                    desk.handle(.ended(member: member, views))
                 case .state(let generation, let manifest):
                     commands.put(state: manifest, generation: generation)
                 case .stop: exit(0)
@@ -59,12 +65,11 @@ enum TrainerProgram {
             }
             exit(1)  // the agent is gone, and nobody can tell us whom to work with
         }
-        let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
-        let endpoint = try Endpoint(transport: DirectTransport(), address: "\(bind):0")
         let exchange = NetworkExchange(
             start: start,
             endpoint: endpoint,
             commands: commands,
+            desk: desk,
             committed: resume?.nextOperation ?? 0,
             report: report,
             keep: { state in

@@ -85,6 +85,8 @@ public final class Endpoint: Sendable {
         /// The newest generation of each run that is over or complete here.
         var done: [UInt64: UInt32] = [:]
         var isClosed = false
+        /// Takes connections that bring a message instead of a hello.
+        var council: (@Sendable (any Link, Council.Opening) -> Void)?
     }
 
     private struct Stranger {
@@ -163,6 +165,11 @@ public final class Endpoint: Sendable {
         openers.forEach { $0.abandon() }
         wake.signal()
         thread.join()
+    }
+
+    /// Connections that bring a message to a ``Council`` are handed over; called on the accepting thread.
+    func onCouncil(_ take: @escaping @Sendable (any Link, Council.Opening) -> Void) {
+        shared.state.withLock { $0.council = take }
     }
 
     // MARK: For the opening thread
@@ -275,6 +282,11 @@ public final class Endpoint: Sendable {
         case .moved(let count): stranger.bytes += buffer.prefix(count)
         }
         guard stranger.bytes.count == Handshake.helloBytes else { return true }
+        if let opening = Council.Opening(stranger.bytes), let council = shared.state.withLock({ $0.council })
+        {
+            council(stranger.link, opening)
+            return false
+        }
         guard let hello = Handshake.Hello(stranger.bytes) else {
             shared.state.withLock { $0.counters.garbage += 1 }  // before the other side can notice
             stranger.link.close()

@@ -17,6 +17,10 @@ struct ActiveRun {
     var left: Set<String> = []
     /// Nil until all trainers were asked to start, or until the hosts said what they do.
     var machine: RunMachine?
+    /// What the registry keeps of ``RunMachine/succession``; ahead of it only while there is no machine.
+    var succession = Succession()
+    /// Hosts that are back and whose earlier events are still on their way; true where the agent is a new one.
+    var returning: [String: (status: AgentStatus, isNewAgent: Bool)] = [:]
     /// Events that came before `machine` was there.
     var early: [AgentEvent] = []
     var stepsPerEpoch: Int

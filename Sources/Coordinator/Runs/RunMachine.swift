@@ -19,6 +19,10 @@ struct RunMachine: Sendable {
         var lanes = LaneSet()
         /// True while the member has nothing of the run: it came while the others were at work.
         var joins = false
+        /// The generation that it came with; 0: it was there before this coordinator.
+        var entered = 0
+        /// Where it listened last, should it come back.
+        var lastAddress: String?
 
         var isActive: Bool { if case .gone = state { false } else { true } }
         var address: String? { if case .listening(let address) = state { address } else { nil } }
@@ -37,8 +41,18 @@ struct RunMachine: Sendable {
         case joining(member: Int, host: String)
         /// A member that joined was given the run's state.
         case supplied(member: Int)
-        /// A host shall take no part any more.
+        /// A host shall take no part any more; a person's word that it does nothing for the run.
         case leave(host: String)
+        /// A host that could not be reached answers again, and these trainers live there, with their addresses.
+        case returned(host: String, members: [Int: String])
+        /// The members made a generation themselves, and this one is about to open it.
+        case accepted(GenerationPlan, by: Int, reason: String)
+        /// A member accepted what was announced.
+        case opening(member: Int, generation: Int, mark: UInt64)
+        /// A member will never open a generation, and none up to a number.
+        case refused(member: Int, generation: Int, mark: UInt64, promised: Int)
+        /// All members of a generation had accepted it.
+        case confirmed(generation: Int, mark: UInt64)
         /// How hosts reach each other is being found out; nobody new enters before.
         case routing
         /// How the run's hosts reach each other, and which of them are this machine.
@@ -52,6 +66,10 @@ struct RunMachine: Sendable {
     enum Action: Hashable, Sendable {
         /// Tell all hosts of the run; `reason` is for people.
         case announce(GenerationPlan, reason: String)
+        /// The members went on by themselves: this is the generation in force.
+        case adopt(GenerationPlan, reason: String)
+        /// Nobody may go on; why, for people.
+        case park(reason: String)
         /// Kill a trainer that no longer belongs.
         case expel(member: Int, reason: String)
         /// All members have done the last step.
@@ -65,7 +83,7 @@ struct RunMachine: Sendable {
     /// Broken links with all processes alive are tried again so often.
     private static let maximumRelinks = 5
     /// How long to wait for the news that explains a broken link.
-    private static let relinkPatience = Duration.milliseconds(500)
+    static let relinkPatience = Duration.milliseconds(500)
     /// How long members wait for a host whose relay connection is gone, while another host still answers.
     private static let relayPatience = Duration.seconds(60)
     /// Links that held so long are as good as new: their breaking is not counted with what was before.
@@ -78,11 +96,11 @@ struct RunMachine: Sendable {
     let laneCount: Int
     /// Lanes that stay together: an island of a run that has some.
     let laneUnit: Int
-    private(set) var members: [Int: Member]
-    private(set) var generation = 0
+    var members: [Int: Member]
+    var generation = 0
     private(set) var isOver = false
     /// How hosts meet.
-    private(set) var routes: [PeerRoute]
+    var routes: [PeerRoute]
     /// Hosts that are this machine.
     private var here: Set<String> = []
     /// How many hosts' ways are being found out.
@@ -90,26 +108,34 @@ struct RunMachine: Sendable {
     /// Hosts without a relay connection to this machine.
     private var unrelayed: Set<String> = []
     /// The members of the generation in force.
-    private var planned: Set<Int> = []
+    var planned: Set<Int> = []
     /// When the event in hand happened.
-    private var now = ContinuousClock.now
+    var now = ContinuousClock.now
     /// When the generation in force was announced.
-    private var announcedAt: ContinuousClock.Instant?
+    var announcedAt: ContinuousClock.Instant?
     private var relinks = 0
-    private var relinkAt: ContinuousClock.Instant?
+    var relinkAt: ContinuousClock.Instant?
     /// When members stop waiting for relay connections.
     private var relayDeadline: ContinuousClock.Instant?
     /// A member said nothing over a relay, in the generation in force.
     private var isSilent = false
     /// The same, since links last held.
     private var wasSilent = false
-    private var suspect: (member: Int, reason: String)?
+    var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
     private var lastLoss: String?
     private var balance = LaneBalance()
     /// Lanes do not follow the measured speed.
     private let isFixed: Bool
     private let makeSecret: @Sendable () -> WireSecret
+    /// What the next generation must reckon with.
+    var succession: Succession
+    /// The highest number that can't be given to a generation any more.
+    var taken = 0
+    /// Why nobody may go on; nil while somebody does.
+    var parkedFor: String?
+    /// Hosts in the order in which they should hold lane 0.
+    let anchors: [String]
 
     /// A run that begins.
     ///
@@ -117,6 +143,7 @@ struct RunMachine: Sendable {
     ///   - laneUnit: lanes that stay together and do not follow the measured speed; nil: each lane for itself.
     ///   - hosts: the host of each member, by the member's number.
     ///   - routes: nil: the first generation waits for ``Event/routed(_:here:)``.
+    ///   - anchors: hosts, those first that should go on when the run is cut into halves.
     init(
         run: RunID,
         attempt: Int,
@@ -124,8 +151,12 @@ struct RunMachine: Sendable {
         laneUnit: Int? = nil,
         hosts: [String],
         routes: [PeerRoute]? = [],
+        anchors: [String] = [],
+        succession: Succession = Succession(),
         makeSecret: @escaping @Sendable () -> WireSecret = { WireSecret(Sealing.randomBytes(32)) }
     ) {
+        self.anchors = anchors
+        self.succession = succession
         self.run = run
         self.attempt = attempt
         self.laneCount = laneCount
@@ -141,7 +172,9 @@ struct RunMachine: Sendable {
 
     /// A run that went on while the coordinator was away, from what the hosts report.
     ///
-    /// - Parameter plan: the newest generation that any host was told.
+    /// - Parameters:
+    ///   - plan: the newest generation that any host was told.
+    ///   - announced: the highest number that a coordinator ever gave a generation of the attempt.
     init(
         run: RunID,
         attempt: Int,
@@ -149,10 +182,24 @@ struct RunMachine: Sendable {
         laneUnit: Int? = nil,
         trainers: [(host: String, trainer: AgentStatus.Trainer)],
         plan: GenerationPlan?,
-        here: Set<String> = []
+        here: Set<String> = [],
+        announced: Int = 0,
+        anchors: [String] = [],
+        succession: Succession = Succession(),
+        makeSecret: @escaping @Sendable () -> WireSecret = { WireSecret(Sealing.randomBytes(32)) }
     ) {
-        self.init(run: run, attempt: attempt, laneCount: laneCount, laneUnit: laneUnit, hosts: [])
+        self.init(
+            run: run,
+            attempt: attempt,
+            laneCount: laneCount,
+            laneUnit: laneUnit,
+            hosts: [],
+            anchors: anchors,
+            succession: succession,
+            makeSecret: makeSecret
+        )
         self.here = here
+        if let plan { self.succession.proposed(plan) }
         for (host, trainer) in trainers {
             var member = Member(host: host)
             if trainer.isFinished {
@@ -160,9 +207,11 @@ struct RunMachine: Sendable {
             } else if let address = trainer.address {
                 member.state = .listening(address: address)
             }
+            member.lastAddress = trainer.address
             members[trainer.member] = member
         }
         generation = plan?.number ?? 0
+        taken = announced
         routes = plan?.routes ?? []
         planned = Set((plan?.members ?? []).map(\.member))
         // Whatever stood before stood in a process that is gone.
@@ -175,9 +224,10 @@ struct RunMachine: Sendable {
             members[known.member]?.lanes = known.lanes
         }
         if generation > 0 {
-            // Members that an earlier generation lost are history.
-            let inPlan = Set(plan?.members.map(\.member) ?? [])
-            for number in members.keys where !inPlan.contains(number) {
+            // Members that an earlier generation lost are history, unless the newest one can't take effect.
+            let basis = self.succession.basis(mark: 0)
+            for (number, member) in members where !planned.contains(number) {
+                guard member.address == nil || basis.without(number, since: 0) != nil else { continue }
                 members[number]?.state = .gone(reason: "left before")
             }
         }
@@ -194,6 +244,7 @@ struct RunMachine: Sendable {
         case .listening(let number, let address):
             guard members[number]?.state == .starting else { return [] }
             members[number]?.state = .listening(address: address)
+            members[number]?.lastAddress = address
             return enter()
         case .routing:
             searches += 1
@@ -213,7 +264,8 @@ struct RunMachine: Sendable {
             }
             return []
         case .exited(let number, let end):
-            guard let member = members[number], member.isActive else { return [] }
+            succession.note(.exited(end), of: number)
+            guard let member = members[number], member.isActive else { return retry() }
             if member.state == .finished { return conclude() }
             if failure == nil, generation == 0, end.signal == nil {
                 failure = (
@@ -228,8 +280,11 @@ struct RunMachine: Sendable {
         case .finished(let number):
             guard members[number]?.isActive == true else { return [] }
             members[number]?.state = .finished
+            // It has nothing left to commit, and everything that was.
+            succession.left(number)
             return conclude()
         case .peerLost(let reporter, let generation, let lost, let isSilent, let reason):
+            if let revived = revive([reporter]) { return revived }
             guard generation == self.generation, members[reporter]?.isActive == true else { return [] }
             let isRelayed = lost.map { self.isRelayed(reporter, $0) } ?? false
             if let lost, isSilent, !isRelayed, members[lost]?.state != .finished {
@@ -250,7 +305,42 @@ struct RunMachine: Sendable {
         case .pace(let number, let generation, let pace):
             balance.note(pace, of: number)
             return generation == self.generation ? rebalance() : []
-        case .leave(let host): return dismiss(host)
+        case .leave(let host):
+            let parted = members.filter { $0.value.host == host && !$0.value.isActive }.keys
+            for number in parted { succession.left(number) }
+            let actions = dismiss(host)
+            return actions.isEmpty && !parted.isEmpty ? retry() : actions
+        case .returned(let host, let living):
+            for (number, address) in living {
+                if members[number] == nil {
+                    // Not in the generation that this coordinator found, and not heard of since.
+                    members[number] = Member(
+                        host: host,
+                        state: .gone(reason: "\(host): it could not be reached")
+                    )
+                }
+                members[number]?.lastAddress = address
+            }
+            return revive(living.keys.sorted()) ?? []
+        case .accepted(let plan, let member, let reason):
+            let isNews = !succession.knows(plan.view)
+            succession.note(.accepted(plan, reason: reason), of: member)
+            return adopt(plan, reason, isNews: isNews)
+        case .opening(let number, let generation, let mark):
+            succession.note(.opening(generation: generation, mark: mark), of: number)
+            return retry()
+        case .refused(let number, let generation, let mark, let promised):
+            let report = TrainerReport.refused(
+                generation: generation,
+                mark: mark,
+                promised: promised,
+                reason: ""
+            )
+            succession.note(report, of: number)
+            return refused(upTo: promised)
+        case .confirmed(let generation, let mark):
+            succession.confirmed(generation, mark: mark)
+            return retry()
         case .tick:
             guard let relinkAt, now >= relinkAt else { return [] }
             return relink()
@@ -362,6 +452,7 @@ struct RunMachine: Sendable {
         for number in leaving.keys {
             hadLanes = hadLanes || members[number]?.lanes.isEmpty == false
             members[number]?.state = .gone(reason: "\(host) left")
+            succession.left(number)
             members[number]?.lanes = LaneSet()
         }
         let expulsions = leaving.keys.sorted().map {
@@ -398,10 +489,11 @@ struct RunMachine: Sendable {
     }
 
     /// Says how the run ended once nobody works any more.
-    private mutating func conclude() -> [Action] {
+    mutating func conclude() -> [Action] {
         // Who came later and has nothing yet can't carry the run on alone.
         let isOpen = members.values.contains { !$0.joins && ($0.address != nil || $0.state == .starting) }
         guard !isOpen else { return [] }
+        if let others = mayGoOnElsewhere { return park(others) }
         isOver = true
         if members.values.contains(where: { $0.state == .finished }) { return [.finish] }
         if let failure { return [.fail(message: failure.message, hint: failure.hint)] }
@@ -411,16 +503,18 @@ struct RunMachine: Sendable {
     /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those who are done first.
     ///
     /// - Parameter rebalances: give all lanes out anew by measured speed.
-    private mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
+    mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
         // Whose ways are not known yet enters with a later generation.
         let mayEnter = generation == 0 || !isRouting
         let known = planned
+        let expulsions = expelThoseBehind()
         let working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
             .sorted { $0.key < $1.key }
-        guard working.contains(where: { !$0.value.joins }) else { return conclude() }
+        guard working.contains(where: { !$0.value.joins }) else { return expulsions + conclude() }
+        if let shortage = shortage(of: Set(working.map(\.key))) { return expulsions + park(shortage) }
         let paces = balance.paces(of: working.map(\.key))
         let unitCount = laneCount / laneUnit
-        let units =
+        var units =
             generation == 0 || rebalances
             ? LanePlanner.place(
                 counts: LanePlanner.counts(laneCount: unitCount, paces: paces),
@@ -431,9 +525,13 @@ struct RunMachine: Sendable {
                 laneCount: unitCount,
                 paces: paces
             )
+        if let anchor = anchor(among: working.map(\.value.host)) {
+            units = LaneZero.give(to: anchor, of: units)
+        }
         let lanes = units.map { LaneSet(units: $0, of: laneUnit) }
         for number in members.keys { members[number]?.lanes = LaneSet() }
-        generation += 1
+        generation = max(generation, taken) + 1
+        parkedFor = nil
         relinkAt = nil
         suspect = nil
         announcedAt = now
@@ -446,18 +544,24 @@ struct RunMachine: Sendable {
                 lanes: lanes
             )
         }
-        for member in planned { members[member.member]?.lanes = member.lanes }
+        for member in planned {
+            members[member.member]?.lanes = member.lanes
+            if !known.contains(member.member) { members[member.member]?.entered = generation }
+        }
+        let secret = makeSecret()
         let plan = GenerationPlan(
             run: run,
             attempt: attempt,
             number: generation,
             members: planned,
             writers: Self.writers(planned),
-            secret: makeSecret(),
+            secret: secret,
             routes: routes,
-            owners: SumPlan.owners(planned.map { ($0.member, $0.host) }, routes: routes, here: here)
+            owners: SumPlan.owners(planned.map { ($0.member, $0.host) }, routes: routes, here: here),
+            basis: succession.basis(mark: Self.mark(of: secret))
         )
-        return [.announce(plan, reason: reason)]
+        succession.proposed(plan)
+        return expulsions + [.announce(plan, reason: reason)]
     }
 
     /// Two members, on two hosts where there are two: equal checkpoints, so the second copy costs no transfer.

@@ -6,8 +6,9 @@ internal import Wire
 
 // The life of agents: what they hold alone, when they end, what comes back by itself.
 extension Coordinator {
-    /// How often a host that is ready is asked how it is: often enough for the shortest lease that makes sense.
-    private static let beatInterval = Duration.seconds(30)
+    /// How often a host that is ready is asked how it is: often enough for the shortest lease that makes sense, and for
+    /// trainers to know that somebody coordinates.
+    private static let beatInterval = Duration.seconds(10)
 
     /// Asks all hosts how they are, now and then; whose connection is dead is found by it.
     func beat() {

@@ -34,12 +34,19 @@ extension Coordinator {
         guard active?.id == event.run, active?.attempt == event.attempt else { return }
         if active?.machine == nil { active?.early.append(event) }
         follow(event, from: host)
+        missTrainers(on: host)
     }
 
     /// What the registry keeps of an event.
     private func keep(_ event: AgentEvent, from host: String, in transaction: RegistryTransaction) throws {
         let run = event.run
         guard try transaction.run(run) != nil else { return }
+        if active?.id == run, active?.attempt == event.attempt {
+            // In one transaction with the event: whoever comes after us is not told it again.
+            var succession = active?.machine?.succession ?? active?.succession ?? Succession()
+            succession.note(event.report, of: event.member)
+            try keep(succession, of: run, attempt: event.attempt, in: transaction)
+        }
         switch event.report {
         case .steps(let steps):
             try transaction.put(
@@ -145,7 +152,16 @@ extension Coordinator {
                 host: host,
                 time: event.time
             )
-        case .listening, .joined, .pace, .state: break
+        case .parked(let reason):
+            try transaction.log("membership", reason, who: host, run: run, host: host, time: event.time)
+        case .refused(let generation, _, _, let reason):
+            let words = "member \(event.member) does not open generation \(generation): \(reason)"
+            try transaction.log("membership", words, who: host, run: run, host: host, time: event.time)
+        case .accepted(let plan, let reason):
+            // Each member reports it; the run may be over before a coordinator hears of it.
+            let reason = "made by the workers: \(reason)"
+            try keep(plan, reason: reason, mayBeKept: true, at: event.time, in: transaction)
+        case .listening, .joined, .pace, .state, .opening, .confirmed: break
         }
     }
 
@@ -195,6 +211,13 @@ extension Coordinator {
         case .pace(let generation, let pace):
             feed(.pace(member: event.member, generation: generation, pace))
         case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
+        case .accepted(let plan, let reason): feed(.accepted(plan, by: event.member, reason: reason))
+        case .opening(let generation, let mark):
+            feed(.opening(member: event.member, generation: generation, mark: mark))
+        case .refused(let generation, let mark, let promised, _):
+            feed(.refused(member: event.member, generation: generation, mark: mark, promised: promised))
+        case .confirmed(let generation, let mark): feed(.confirmed(generation: generation, mark: mark))
+        case .parked(let reason): tell(active.id, .note("\(host): \(reason)"))
         case .joined, .worked, .checkpoint: break
         }
     }
@@ -204,16 +227,37 @@ extension Coordinator {
         guard var machine = active?.machine else { return }
         let actions = machine.handle(event, now: .now)
         active?.machine = machine
+        if let active, active.succession.kept(attempt: 0) != machine.succession.kept(attempt: 0) {
+            write { try keep(machine.succession, of: active.id, attempt: active.attempt, in: $0) }
+        }
         for action in actions { perform(action) }
         if let deadline = machine.deadline {
             timers.append((deadline, { $0.feed(.tick) }))
         }
     }
 
+    /// Keeps what the next generation must reckon with, where that changed, before anybody acts on it.
+    private func keep(
+        _ succession: Succession,
+        of run: RunID,
+        attempt: Int,
+        in transaction: RegistryTransaction
+    ) throws {
+        let kept = succession.kept(attempt: attempt)
+        guard active?.succession.kept(attempt: attempt) != kept else { return }
+        try transaction.put(succession: kept, of: run)
+        active?.succession = succession
+    }
+
     func perform(_ action: RunMachine.Action) {
         guard let active else { return }
         switch action {
         case .announce(let plan, let reason): announce(plan, reason: reason)
+        case .adopt(let plan, let reason):
+            announce(plan, reason: "made by the workers: \(reason)", mayBeKept: true)
+        case .park(let reason):
+            log("membership", "waits: \(reason)", run: active.id)
+            tell(active.id, .note("waits: \(reason)"))
         case .expel(let member, let reason):
             guard let host = active.machine?.members[member]?.host else { return }
             log("membership", "expelled member \(member): \(reason)", run: active.id, host: host)
@@ -229,25 +273,40 @@ extension Coordinator {
         }
     }
 
-    private func announce(_ plan: GenerationPlan, reason: String) {
+    /// Keeps a generation and says so.
+    ///
+    /// - Parameter mayBeKept: somebody may have told of it before; then nothing is said.
+    private func keep(
+        _ plan: GenerationPlan,
+        reason: String,
+        mayBeKept: Bool,
+        at time: Double,
+        in transaction: RegistryTransaction
+    ) throws {
+        let members = plan.members.map { GenerationMember(rank: $0.member, host: $0.host, lanes: $0.lanes) }
+        let known = try transaction.generations(of: plan.run).first { $0.number == plan.number }
+        guard !mayBeKept || known?.members != members || known?.reason != reason else { return }
+        try transaction.put(
+            GenerationRow(run: plan.run, number: plan.number, members: members, reason: reason, time: time)
+        )
+        try transaction.log(
+            "membership",
+            "generation \(plan.number): \(reason)",
+            who: "coordinator",
+            run: plan.run,
+            host: nil,
+            time: time
+        )
+    }
+
+    private func announce(_ plan: GenerationPlan, reason: String, mayBeKept: Bool = false) {
         write { transaction in
-            try transaction.put(
-                GenerationRow(
-                    run: plan.run,
-                    number: plan.number,
-                    members: plan.members.map {
-                        GenerationMember(rank: $0.member, host: $0.host, lanes: $0.lanes)
-                    },
-                    reason: reason,
-                    time: now
-                )
-            )
+            try keep(plan, reason: reason, mayBeKept: mayBeKept, at: now, in: transaction)
             try transaction.updateRun(plan.run) { row in
                 row.state = .running
                 if row.started == nil { row.started = now }
             }
         }
-        log("membership", "generation \(plan.number): \(reason)", run: plan.run)
         let sumHosts = plan.sumHosts
         if !sumHosts.isEmpty, active?.plan?.sumHosts != sumHosts {
             let places = sumHosts.joined(separator: ", ")

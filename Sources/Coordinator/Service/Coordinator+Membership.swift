@@ -116,7 +116,10 @@ extension Coordinator {
     func leave(_ name: String) throws {
         guard let active, let machine = active.machine else { return }
         let stays = machine.members.values.contains { $0.isActive && !$0.joins && $0.host != name }
-        let isMember = machine.members.values.contains { $0.isActive && $0.host == name }
+        // One that is only missed counts too: a person's word that it is gone lets the others go on.
+        let isMember = machine.members.contains { number, member in
+            member.host == name && (member.isActive || !machine.succession.left.contains(number))
+        }
         guard isMember else { return }
         guard stays else {
             throw CoordinatorError(
@@ -128,5 +131,17 @@ extension Coordinator {
         self.active?.left.insert(name)
         feed(.leave(host: name))
         self.active?.hosts.remove(name)
+    }
+}
+
+extension Coordinator {
+    /// A run's hosts in the order in which they should hold lane 0, which goes on when the run is cut into halves.
+    ///
+    /// Own hosts before rented ones, which somebody else may take away; among them those elsewhere before this
+    /// machine, which may be a laptop that is closed.
+    func anchors(of names: Set<String>) -> [String] {
+        let known = names.compactMap { hosts[$0]?.spec }
+        func place(_ spec: HostSpec) -> Int { (spec.rented ? 2 : 0) + (spec.isLocal ? 1 : 0) }
+        return known.sorted { (place($0), $0.name) < (place($1), $1.name) }.map(\.name)
     }
 }

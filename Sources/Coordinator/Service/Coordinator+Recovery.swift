@@ -35,6 +35,8 @@ extension Coordinator {
                 seconds: 0
             )
         }
+        let kept = read { try $0.succession(of: row.id, as: Succession.Kept.self) }
+        if let kept, kept.attempt == row.attempt { run.succession.take(kept) }
         if let epoch = run.lastEpoch { run.stepsPerEpoch = epoch.step / max(1, epoch.epoch) }
         run.isRecovered = true
         active = run
@@ -58,21 +60,27 @@ extension Coordinator {
             return
         }
         if let active, active.machine != nil {
-            if let plan = active.plan {
+            let living = status.trainers.filter {
+                $0.run == active.id && $0.attempt == active.attempt && $0.pid != nil
+            }
+            let addresses = living.compactMap { trainer in trainer.address.map { (trainer.member, $0) } }
+            feed(.returned(host: name, members: Dictionary(addresses) { one, _ in one }))
+            if let plan = self.active?.plan {
                 hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
             }
             for trainer in status.trainers
             where trainer.run == active.id && trainer.attempt == active.attempt && trainer.pid != nil {
                 // Expelled while its host could not be told.
-                guard active.machine?.members[trainer.member]?.isActive == false else { continue }
+                guard let machine = self.active?.machine, machine.parkedFor == nil,
+                    machine.members[trainer.member]?.isActive == false
+                else { continue }
                 hosts[name]?.session.perform(
                     { try $0.call(.expel(run: active.id, member: trainer.member)) },
                     failed: { _ in }
                 )
             }
-            missTrainers(of: active, on: name, status, isNewAgent: isNewAgent)
-            // A host whose trainers are gone helps again from the next step on.
-            if isNewAgent, self.active?.attempt == active.attempt { join(name) }
+            self.active?.returning[name] = (status, isNewAgent)
+            missTrainers(on: name)
             return
         }
         takeUp()
@@ -89,11 +97,11 @@ extension Coordinator {
         }
         let plan = statuses.flatMap(\.1.generations)
             .filter { $0.run == active.id && $0.attempt == active.attempt }.max { $0.number < $1.number }
+        // What a host had kept comes first: a trainer's last words, or a later checkpoint.
+        guard hasHeardAll(statuses) else { return }
         guard plan != nil else {
             // Only hosts that can't be asked may know of one.
             guard silent.isEmpty else { return }
-            // What an agent that is gone had kept comes first: there may be a later checkpoint in it.
-            guard hasHeardAll(statuses) else { return }
             self.active?.machine = nil
             return restart(because: lossWords(statuses))
         }
@@ -104,7 +112,10 @@ extension Coordinator {
             laneUnit: active.record.spec.fixedUnit,
             trainers: trainers,
             plan: plan,
-            here: hostsHere
+            here: hostsHere,
+            announced: read { try $0.generations(of: active.id) }.map(\.number).max() ?? 0,
+            anchors: anchors(of: active.hosts),
+            succession: active.succession
         )
         self.active?.machine = machine
         self.active?.hosts = Set(machine.members.values.map(\.host))
@@ -113,6 +124,14 @@ extension Coordinator {
         let early = active.early
         self.active?.early = []
         let attempt = active.attempt
+        missThoseBefore(statuses, attempt)
+        // Who has not heard of it says whether it agrees.
+        if let plan {
+            if self.active?.plan == nil { self.active?.plan = plan }
+            for host in self.active?.hosts ?? [] {
+                hosts[host]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
+            }
+        }
         for (_, trainer) in trainers where self.active?.attempt == attempt {
             if trainer.isFinished {
                 feed(.finished(member: trainer.member))
@@ -123,20 +142,50 @@ extension Coordinator {
         for event in early where self.active?.attempt == attempt {
             // What the registry kept is kept; the machine hears it now.
             switch event.report {
-            case .listening, .peerLost, .exited, .failed, .finished: follow(event, from: "")
+            case .listening, .peerLost, .exited, .failed, .finished, .accepted, .opening, .refused,
+                .confirmed:
+                follow(event, from: "")
             default: break
             }
         }
     }
 
+    /// An agent that is a later one than its trainers knows nothing of them: they have ended.
+    private func missThoseBefore(_ statuses: [(String, AgentStatus)], _ attempt: Int) {
+        guard let active else { return }
+        let answers = Dictionary(statuses) { one, _ in one }
+        for (number, host) in active.machine?.succession.hosts ?? [:] {
+            guard self.active?.attempt == attempt, let status = answers[host],
+                !status.trainers.contains(where: {
+                    $0.run == active.id && $0.attempt == attempt && $0.member == number
+                })
+            else { continue }
+            let end = ProcessEnd(.signalled(9), cause: "its agent has ended")
+            feed(.exited(member: number, end: end))
+        }
+    }
+
+    /// Looks which trainers of a host that is back have ended, once all that it had kept was heard.
+    ///
+    /// What they had accepted is there: who is taken to have left before that is known may have gone on alone.
+    func missTrainers(on host: String) {
+        guard let run = active, run.machine != nil, let (status, isNewAgent) = run.returning[host],
+            hasHeardAll([(host, status)])
+        else { return }
+        active?.returning[host] = nil
+        missTrainers(of: run, on: host, status, isNewAgent: isNewAgent)
+        // A host whose trainers are gone helps again from the next step on.
+        if isNewAgent, active?.attempt == run.attempt { join(host) }
+    }
+
     /// An agent that died took its trainers along, and its successor knows nothing of them.
     private func missTrainers(of run: ActiveRun, on host: String, _ status: AgentStatus, isNewAgent: Bool) {
         let known = status.trainers.filter { $0.run == run.id && $0.attempt == run.attempt }
-        for (number, member) in run.machine?.members ?? [:] where member.host == host && member.isActive {
+        for (number, member) in run.machine?.members ?? [:] where member.host == host {
             // What follows from one loss may have begun the next attempt.
-            guard active?.id == run.id, active?.attempt == run.attempt, member.state != .finished else {
-                continue
-            }
+            guard active?.id == run.id, active?.attempt == run.attempt, member.state != .finished,
+                active?.machine?.succession.left.contains(number) == false
+            else { continue }
             if let trainer = known.first(where: { $0.member == number }) {
                 if let end = trainer.end, !trainer.isFinished { feed(.exited(member: number, end: end)) }
             } else if isNewAgent {

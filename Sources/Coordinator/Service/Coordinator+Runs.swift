@@ -182,7 +182,8 @@ extension Coordinator {
             laneCount: active.record.spec.lanes,
             laneUnit: active.record.spec.fixedUnit,
             hosts: members,
-            routes: Set(members).count > 1 ? nil : []
+            routes: Set(members).count > 1 ? nil : [],
+            anchors: anchors(of: Set(members))
         )
         self.active?.machine = machine
         self.active?.hosts = Set(members)
@@ -403,8 +404,10 @@ extension Coordinator {
         }
         run.attempt += 1
         run.machine = nil
+        run.succession = Succession()
         run.isRecovered = false
         run.early = []
+        run.returning = [:]
         run.isFinishing = false
         run.weights = nil
         let done = read { try $0.run(run.id) }?.steps ?? 0

@@ -40,7 +40,23 @@ extension RegistrySnapshot {
     }
 }
 
+extension RegistrySnapshot {
+    /// What a new generation of the run must reckon with, as the coordinator wrote it.
+    public func succession<Kept: Decodable>(of run: RunID, as type: Kept.Type) throws -> Kept? {
+        try rows("SELECT kept FROM successions WHERE run = ?", [run.text]).first.map { try $0.json("kept") }
+    }
+}
+
 extension RegistryTransaction {
+    /// Keeps what a new generation of the run must reckon with.
+    public func put(succession: some Encodable, of run: RunID) throws {
+        try upsert(
+            "successions",
+            key: ["run"],
+            [("run", run.text), ("kept", try JSONText.encode(succession))]
+        )
+    }
+
     /// Records what a worker of a run does now.
     public func put(_ worker: RunWorkerRow) throws {
         try upsert(

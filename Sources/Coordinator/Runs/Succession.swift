@@ -1,0 +1,145 @@
+internal import Basics
+internal import Wire
+
+/// What a new generation of a run must reckon with: those before it that may still be at work somewhere.
+///
+/// The coordinator's half of the rule that keeps a run one run: it begins a generation only with a quorum of each of
+/// those, so whoever it can't reach is none. See `docs/concepts/membership.md`.
+struct Succession: Sendable {
+    /// As the registry keeps it.
+    struct Kept: Codable, Hashable, Sendable {
+        var attempt: Int
+        var follows: [GenerationBasis.Followed]
+        var left: Set<Int>
+        var accepted: [UInt64: Set<Int>]
+        var hosts: [Int: String]
+    }
+
+    typealias QuorumRule = @Sendable (GenerationView, Set<Int>, Set<Int>) -> Bool
+
+    /// The newest generation that took effect, or the first one, and all that were proposed after it.
+    private(set) var follows: [GenerationBasis.Followed] = []
+    /// Members whose end was reported by their own agent, or declared by a person.
+    private(set) var left: Set<Int> = []
+    /// Where members are.
+    private(set) var hosts: [Int: String] = [:]
+    /// Who reported that it accepted a proposal, by the proposal's mark.
+    private var accepted: [UInt64: Set<Int>] = [:]
+    /// Replaced in the simulator only.
+    private let isQuorum: QuorumRule
+
+    init(isQuorum: @escaping QuorumRule = { $0.isQuorum($1, left: $2) }) { self.isQuorum = isQuorum }
+
+    /// Goes on from what the registry kept.
+    mutating func take(_ kept: Kept) {
+        (follows, left, accepted, hosts) = (kept.follows, kept.left, kept.accepted, kept.hosts)
+    }
+
+    /// For the registry.
+    func kept(attempt: Int) -> Kept {
+        Kept(attempt: attempt, follows: follows, left: left, accepted: accepted, hosts: hosts)
+    }
+
+    /// A generation that was proposed, by whomever.
+    mutating func proposed(_ plan: GenerationPlan) {
+        for member in plan.members { hosts[member.member] = member.host }
+        left.formUnion(plan.basis?.left ?? [])
+        let known = plan.basis?.follows ?? []
+        for entry in known where entry.view.number > follows.first?.view.number ?? 0 || follows.isEmpty {
+            if let index = follows.firstIndex(where: { $0.view == entry.view }) {
+                // That a member has vowed never to accept it is true for ever.
+                follows[index].isVoid = follows[index].isVoid || entry.isVoid
+            } else {
+                follows.append(entry)
+            }
+        }
+        let view = plan.view
+        guard follows.isEmpty || view.number > follows.first?.view.number ?? 0,
+            !follows.contains(where: { $0.view == view })
+        else { return }
+        follows.append(GenerationBasis.Followed(view))
+        follows.sort { ($0.view.number, $0.view.mark) < ($1.view.number, $1.view.mark) }
+    }
+
+    /// What a trainer reported, in the order in which it did.
+    ///
+    /// The registry keeps this beside the report itself: a coordinator that is killed forgets nothing of it.
+    mutating func note(_ report: TrainerReport, of member: Int) {
+        switch report {
+        case .accepted(let plan, _):
+            proposed(plan)
+            accepted(plan.view.mark, by: member)
+            vowed(member, upTo: plan.number)
+        case .opening(let number, let mark):
+            accepted(mark, by: member)
+            vowed(member, upTo: number)
+        case .refused(_, _, let promised, _): vowed(member, upTo: promised)
+        case .confirmed(let number, let mark): confirmed(number, mark: mark)
+        case .exited:
+            left(member)
+            vowed(member, upTo: .max)
+        case .finished: left(member)
+        default: break
+        }
+    }
+
+    /// A member vowed to accept nothing up to a number any more; all that it had accepted was reported before.
+    private mutating func vowed(_ member: Int, upTo number: Int) {
+        for index in follows.indices.dropFirst() {
+            let view = follows[index].view
+            guard view.number <= number, view.ids.contains(member) else { continue }
+            if accepted[view.mark]?.contains(member) != true { follows[index].isVoid = true }
+        }
+    }
+
+    private mutating func accepted(_ mark: UInt64, by member: Int) {
+        guard let view = follows.first(where: { $0.view.mark == mark })?.view else { return }
+        accepted[mark, default: []].insert(member)
+        if accepted[mark]?.isSuperset(of: view.ids) == true { confirmed(view.number, mark: mark) }
+    }
+
+    /// All members of a generation had accepted it: those before it are over.
+    mutating func confirmed(_ number: Int, mark: UInt64) {
+        guard let entry = follows.first(where: { $0.view.number == number && $0.view.mark == mark }) else {
+            return
+        }
+        follows.removeAll { $0.view.number <= number }
+        follows.insert(GenerationBasis.Followed(entry.view), at: 0)
+        let marks = Set(follows.map(\.view.mark))
+        accepted = accepted.filter { marks.contains($0.key) }
+    }
+
+    /// A member's end is certain, and all that it had accepted is known.
+    mutating func left(_ member: Int) { left.insert(member) }
+
+    /// Tells whether a proposal is known.
+    func knows(_ view: GenerationView) -> Bool { follows.contains { $0.view == view } }
+
+    /// The newest number that was ever proposed.
+    var newest: Int { follows.last?.view.number ?? 0 }
+
+    /// What a generation with that mark is built on.
+    func basis(mark: UInt64) -> GenerationBasis {
+        GenerationBasis(mark: mark, follows: follows, left: left.sorted())
+    }
+
+    /// The host that a member is on, for people.
+    func host(of member: Int) -> String { hosts[member] ?? "member \(member)" }
+
+    /// Those of whom a generation in force may still consist, though nobody here has heard of them.
+    func unheard(besides members: Set<Int>) -> Set<Int> {
+        basis(mark: 0).bodies.reduce(into: Set<Int>()) { $0.formUnion($1.ids) }
+            .subtracting(left).subtracting(members)
+    }
+
+    /// Why these members may not go on alone; nil when they may.
+    func shortage(of members: Set<Int>) -> String? {
+        let bodies = follows.filter { !$0.isVoid }.map(\.view)
+        guard let body = bodies.first(where: { !isQuorum($0, members, left) }) else { return nil }
+        let counted = body.ids.subtracting(left)
+        let missing = Set(counted.subtracting(members).map(host(of:))).sorted().joined(separator: ", ")
+        return "\(missing) can't be reached and may go on without this machine: "
+            + "\(counted.intersection(members).count) of \(counted.count) workers are no majority; waits for it"
+            + " (coord down HOST says that a host is gone for good)"
+    }
+}
