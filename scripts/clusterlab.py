@@ -321,3 +321,13 @@ class Lab:
             if b"\0coordinator\0" in command_line(pid):
                 return pid
         return None
+
+    def kill_coordinator(self):
+        """kill -9 and its end: until then its socket still takes whoever comes."""
+        pid = self.coordinator()
+        if pid is None:
+            raise ProcessLookupError("there is no coordinator to kill")
+        process = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([process], [], [])
+        os.close(process)

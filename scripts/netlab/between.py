@@ -73,7 +73,7 @@ def relayed_pair_waits_for_this_machine():
         check(pairs[("a", "b")]["way"] == "relay" and pairs[("a", "b")]["pauses_without_this_machine"], f"status says {pairs}")
         trainers = lab.trainers()
         check(len(trainers) == 2, f"{len(trainers)} trainers")
-        os.kill(lab.coordinator(), signal.SIGKILL)
+        lab.kill_coordinator()
         up.communicate(timeout=30)
         known = lab.run()["step"]
         check(lab.trainers() == trainers, "a trainer ended with the coordinator")
@@ -182,7 +182,7 @@ def relay_over_a_hub():
             f"-p {hub.port} -W {hub.address}:{hub.port} {hub.user}@{hub.address} < /dev/null", expect=None)
         check("SSH-2.0" not in tried, f"the run key forwards: {tried}")
         # Nobody needs this machine while the links stand.
-        os.kill(lab.coordinator(), signal.SIGKILL)
+        lab.kill_coordinator()
         up.communicate(timeout=30)
         wait_for(
             "the trainers finish alone",

@@ -1,7 +1,5 @@
 """What comes back after a logout and a reboot, on machines with a real systemd."""
 
-import os
-import signal
 
 from common import FAST, agent_of
 from netlab import NetLab, check, wait_for
@@ -25,7 +23,7 @@ def logout_and_reboot():
         check("/session-" in plain.user_unit(agents["plain"]), plain.user_unit(agents["plain"]))
 
         # All our logins end with it.
-        os.kill(lab.coordinator(), signal.SIGKILL)
+        lab.kill_coordinator()
         for host in (kept, plain):
             wait_for(f"{host.name} has nobody logged in", lambda host=host: not host.sessions(), 30)
         wait_for("logind ends the agent of the one without an entry", lambda: not agent_of(plain), 30)

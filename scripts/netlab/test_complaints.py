@@ -38,7 +38,7 @@ def up_of_eight():
         again, reconnected, down, baseline = [], [], [], []
         for _ in range(2):
             again.append(up())
-            os.kill(lab.coordinator(), signal.SIGKILL)
+            lab.kill_coordinator()
             reconnected.append(up())
             lab.coord("down", "-y")
             down.append(up())
@@ -147,7 +147,7 @@ def slow_handshake_is_not_death():
         lab.write(lab.entry(host, workers=2), RUN)
         lab.digits()
         lab.coord("up", "-y", "--hosts-only")
-        os.kill(lab.coordinator(), signal.SIGKILL)
+        lab.kill_coordinator()
         with slow_sshd(host, 5.0) as connections:
             begin = time.monotonic()
             lab.coord("up", "-y", timeout=120)

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -128,7 +127,7 @@ def lying_workers():
         lab.write("".join(map(lab.entry, hosts.values())), RUN)
         lab.digits()
         lab.coord("up", "-y", "--hosts-only")
-        os.kill(lab.coordinator(), signal.SIGKILL)
+        lab.kill_coordinator()
         for lie, host in hosts.items():
             folder = agent_folder(lab, host) / "bin"
             worker = next(folder.glob("coord-worker-*"))

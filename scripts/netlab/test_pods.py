@@ -1,9 +1,7 @@
 """What people complain about with rented pods, a part for each, named after the complaint."""
 
 import contextlib
-import os
 import pathlib
-import signal
 import time
 
 from clusterlab import is_alive
@@ -53,8 +51,8 @@ def cli_cannot_give_the_ssh_connection():
             check(words in said, f"no '{words}' in\n{said}")
             check(KEY not in said and "wrong-key" not in said, f"a key is shown:\n{said}")
             lab.coord("down", "-y", expect=None)
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(lab.coordinator(), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                lab.kill_coordinator()
 
         refused(65, "RUNPOD_API_KEY is not set", RUNPOD_API_KEY="")
         refused(77, "does not accept the key in RUNPOD_API_KEY (401): Unauthorized", RUNPOD_API_KEY="wrong-key")
@@ -179,7 +177,7 @@ def pods_lost_track_of():
         check(is_alive(coordinator) and lab.coordinator() == coordinator, "the coordinator is gone with the pod")
         lab.coord("run", "stop")
         up.communicate(timeout=60)
-        os.kill(coordinator, signal.SIGKILL)
+        lab.kill_coordinator()
         check(odd(lab) == {("aaa1", "gone")}, "without a coordinator it is not seen")
         said = lab.coord("up", "-y", "--hosts-only", expect=65).stderr
         check("there is no pod aaa1 in the account any more" in said, said)
@@ -202,7 +200,7 @@ def laptop_off_keeps_billing():
 
         def off():
             lab.home.cable(cut=True)
-            os.kill(lab.coordinator(), signal.SIGKILL)
+            lab.kill_coordinator()
             return time.monotonic()
 
         lab.coord("up", "-y", "--hosts-only")
