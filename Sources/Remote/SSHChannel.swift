@@ -122,7 +122,7 @@ final class SSHChannel {
     ///   - buffer: at least ``window`` bytes, so that the other side may send that much.
     ///   - errors: standard error instead of standard output.
     ///   - hasPacket: a whole packet is known to be there. libssh reads 4 KB at a time and then comes back, unless it is
-    ///     told to wait; it never has to.
+    ///     told to wait: it need not, or a millisecond when the packet is another channel's.
     /// - Returns: bytes taken; 0 = nothing now, or the end.
     func read(
         into buffer: UnsafeMutableRawBufferPointer,
