@@ -105,11 +105,10 @@ struct DecisionTests {
     @Test
     func aPieceIsSummedWhenAllContributionsForItCame() {
         // Two pieces for rank 1; rank 0 sends two subtrees, rank 2 one.
-        let size = 3 * 2 * Segmentation.pieceElements
+        let size = 3 * 2 * Segmentation.pieceBytes / 4
         var ledger = OperationLedger(
             rank: 1,
-            elements: size,
-            width: 1,
+            shape: OperationShape(elements: size, width: 1),
             subtreeCounts: [2, 1, 1],
             laneCounts: [2, 1, 1],
             owners: [true, true, true]
@@ -142,8 +141,7 @@ struct DecisionTests {
     func anOperationIsCommittedByReadyFromAllWithOneDigest() {
         var ledger = OperationLedger(
             rank: 0,
-            elements: 0,
-            width: 0,
+            shape: OperationShape(elements: 0, width: 0),
             subtreeCounts: [1, 0, 0],
             laneCounts: [1, 0, 0],
             owners: [true, true, true]
@@ -301,14 +299,14 @@ struct DecisionTests {
             for (start, end) in zip(edges, edges.dropFirst()).reversed() {
                 values.withUnsafeBufferPointer {
                     let base = $0.baseAddress?.advanced(by: start)
-                    coord_fingerprint(&words, base, UInt64(start), end - start)
+                    coord_fingerprint(&words, base, UInt64(4 * start), 4 * (end - start))
                 }
             }
             return words
         }
         let whole = print(values, cuts: [])
         var copy = [Float](repeating: 0, count: values.count), words = [UInt64](repeating: 0, count: 8)
-        coord_copy_fingerprint(&words, &copy, values, 0, values.count)
+        coord_copy_fingerprint(&words, &copy, values, 0, 4 * values.count)
         #expect(words == whole && copy == values)
         #expect(print(values, cuts: [16, 512, 528]) == whole)
         for index in values.indices {
@@ -331,9 +329,9 @@ struct DecisionTests {
             var target = [Float](repeating: -1, count: 4)
             let program: [Int16] = [0, 1, -1]
             tiny.withUnsafeBufferPointer { leaf in
-                let leaves = [leaf.baseAddress, leaf.baseAddress]
+                let leaves = [UnsafeRawPointer(leaf.baseAddress), UnsafeRawPointer(leaf.baseAddress)]
                 var words = [UInt64](repeating: 0, count: 8)
-                #expect(coord_tree_sum(leaves, program, 3, &target, 4, mode, &words, 0) == 0)
+                #expect(coord_combine_tree(0, 0, leaves, program, 3, &target, 4, mode, &words, 0) == 0)
             }
             return target
         }

@@ -64,6 +64,79 @@ struct ReduceTests {
         }
     }
 
+    @Test(arguments: [Way.tcp, .memory])
+    func membersThatCallDifferentCollectivesLearnIt(way: Way) throws {
+        let lanes = LanePlanner.assign(laneCount: 2, weights: [1, 1])
+        let calls: [@Sendable (Group, Int, UnsafeMutableRawBufferPointer) throws -> Void] = [
+            { group, rank, values in  // one sums, the other looks for the smallest
+                let result = RawArray(count: values.count)
+                defer { withExtendedLifetime(result) {} }
+                let given = [UnsafeRawBufferPointer(values)]
+                try group.allReduce(given, into: result.bytes, of: .i32, by: rank == 0 ? .sum : .min)
+            },
+            { group, rank, values in try group.broadcast(values, from: 0, of: rank == 0 ? .f64 : .bf16) },
+            { group, rank, values in try group.broadcast(values, from: rank, of: .f32) },
+            { group, rank, values in
+                if rank == 0 { try group.barrier() } else { try group.allGather(values, of: .f32) }
+            },
+        ]
+        for call in calls {
+            let cluster = try TestCluster(2, way)
+            defer { cluster.close() }
+            let members = cluster.members(lanes)
+            onThreads(2) { rank in
+                do {
+                    let group = try cluster.open(rank, members, laneCount: 2)
+                    defer { group.close() }
+                    let values = RawArray(count: 80_000)
+                    defer { withExtendedLifetime(values) {} }
+                    try call(group, rank, values.bytes)
+                    Issue.record("rank \(rank) went through")
+                } catch let error as CollectivesError {
+                    let known: [CollectivesError.Code] = [.mismatch, .peerAborted, .peerLost, .peerLeft]
+                    #expect(known.contains(error.code), "rank \(rank): \(error)")
+                } catch {
+                    Issue.record("rank \(rank): \(error)")
+                }
+            }
+        }
+    }
+
+    @Test
+    func valuesThatAreNoNumbersHaveOneResultToo() throws {
+        // Both members get the left value of a pair that has no order, and bf16 keeps NaN where floats would round it away.
+        let lanes = LanePlanner.assign(laneCount: 2, weights: [1, 1])
+        let left: [UInt16] = [0x7FC1, 0x3F80, 0x8000, 0x7F80, 0xFF80]  // NaN, 1, -0, inf, -inf
+        let right: [UInt16] = [0x3F80, 0x7F81, 0x0000, 0xFF80, 0x0001]  // 1, NaN, 0, -inf, tiny
+        let cluster = try TestCluster(2, .tcp)
+        defer { cluster.close() }
+        let members = cluster.members(lanes)
+        onThreads(2) { rank in
+            do {
+                let group = try cluster.open(rank, members, laneCount: 2)
+                defer { group.close() }
+                func reduce(_ reduction: Reduction) throws -> [UInt16] {
+                    let mine = RawArray(rank == 0 ? left : right), result = RawArray(count: 10)
+                    defer { withExtendedLifetime(mine) {} }
+                    try group.allReduce(
+                        [UnsafeRawBufferPointer(mine.bytes)],
+                        into: result.bytes,
+                        of: .bf16,
+                        by: reduction
+                    )
+                    return Array(result.bytes.bindMemory(to: UInt16.self))
+                }
+                #expect(try reduce(.min) == [0x7FC1, 0x3F80, 0x8000, 0xFF80, 0xFF80])
+                #expect(try reduce(.max) == [0x7FC1, 0x3F80, 0x8000, 0x7F80, 0x0001])
+                let sums = try reduce(.sum)
+                #expect(sums[0] & 0x7FFF > 0x7F80 && sums[1] & 0x7FFF > 0x7F80 && sums[3] & 0x7FFF > 0x7F80)
+                #expect(sums[2] == 0 && sums[4] == 0xFF80)
+            } catch {
+                Issue.record("rank \(rank): \(error)")
+            }
+        }
+    }
+
     private func check(
         _ way: Way,
         _ lanes: [LaneSet],

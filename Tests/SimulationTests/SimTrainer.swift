@@ -34,8 +34,7 @@ final class SimGroup {
         contributed = Array(repeating: 0, count: count)
         ledger = OperationLedger(
             rank: rank,
-            elements: 0,
-            width: 0,
+            shape: OperationShape(elements: 0, width: 0),
             subtreeCounts: [1],
             laneCounts: [1],
             owners: [true]
@@ -226,8 +225,7 @@ final class SimTrainer {
         let subtrees = view.members.map { $0.lanes.subtrees(laneCount: world.shape.laneCount).count }
         group.ledger = OperationLedger(
             rank: group.rank,
-            elements: 16 * group.count,
-            width: 1,
+            shape: OperationShape(elements: 16 * group.count, width: 1),
             subtreeCounts: subtrees,
             laneCounts: view.members.map(\.lanes.count),
             owners: Array(repeating: true, count: group.count)

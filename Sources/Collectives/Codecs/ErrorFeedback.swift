@@ -77,7 +77,8 @@ public final class ErrorFeedback: @unchecked Sendable {
         layOut(segmentation)
         for owner in 0..<segmentation.members where owner != rank {
             for piece in 0..<segmentation.pieceCount(of: owner) {
-                encode(total, segmentation.piece(piece, of: owner), at: firstPiece[owner] + piece)
+                let range = segmentation.piece(piece, of: owner)
+                encode(total + range.lowerBound, range, at: firstPiece[owner] + piece)
             }
         }
         return UnsafePointer(total)
@@ -91,13 +92,14 @@ public final class ErrorFeedback: @unchecked Sendable {
             total += segmentation.pieceCount(of: owner)
         }
         byteCounts = Array(repeating: 0, count: total)
-        stride = codec.maximumByteCount(of: Segmentation.pieceElements)
+        stride = codec.maximumByteCount(of: Segmentation.pieceBytes / 4)
         bytes.resize(to: total * stride)
     }
 
+    /// - Parameter values: those of the range.
     private func encode(_ values: UnsafePointer<Float>, _ range: Range<Int>, at place: Int) {
         byteCounts[place] = codec.encode(
-            values + range.lowerBound,
+            values,
             count: range.count,
             into: bytes.base + place * stride,
             left: pending.base + range.lowerBound
@@ -110,15 +112,15 @@ public final class ErrorFeedback: @unchecked Sendable {
         return UnsafeRawBufferPointer(start: bytes.base + place * stride, count: byteCounts[place])
     }
 
-    /// Encodes a summed piece of the own segment; leaves in `sum` what everybody else will decode.
+    /// Encodes a summed piece of the own segment; leaves in its place what everybody else will decode.
     func encodeResult(
         _ piece: Int,
         of rank: Int,
         _ range: Range<Int>,
-        sum: UnsafeMutablePointer<Float>
+        into sum: UnsafeMutablePointer<Float>
     ) {
         encode(sum, range, at: firstPiece[rank] + piece)
-        let isSound = codec.decode(encoded(piece, of: rank), into: sum + range.lowerBound, count: range.count)
+        let isSound = codec.decode(encoded(piece, of: rank), into: sum, count: range.count)
         precondition(isSound, "\(codec) does not read what it wrote: \(range.count) values")
     }
 }

@@ -43,6 +43,8 @@ struct FrameHeader: Hashable, Sendable {
     var elements: UInt32 = 0
     /// W of the operation.
     var width: UInt32 = 0
+    /// What the operation does: ``OperationForm/wire``.
+    var form: UInt32 = 0
     /// Bytes of payload.
     var length: UInt32 = 0
     /// CRC-32C over the payload, then over the header up to here.
@@ -99,14 +101,14 @@ struct FrameHeader: Hashable, Sendable {
         put(offset, 40)
         put(elements, 44)
         put(width, 48)
-        put(UInt32(0), 52)
+        put(form, 52)
         put(length, 56)
         put(checksum, 60)
     }
 
     /// Reads 64 bytes from somebody else.
     ///
-    /// - Throws: `.badFrame` for another magic, version or kind, set reserved bits, or too long a payload.
+    /// - Throws: `.badFrame` for another magic, version or kind, or too long a payload.
     init(parsing source: UnsafeRawBufferPointer) throws(CollectivesError) {
         precondition(source.count >= Self.byteCount)
         func get<Value: FixedWidthInteger>(_ type: Value.Type, _ at: Int) -> Value {
@@ -117,9 +119,6 @@ struct FrameHeader: Hashable, Sendable {
         }
         guard let kind = Kind(rawValue: get(UInt8.self, 5)) else {
             throw CollectivesError(.badFrame, "a frame is of unknown kind \(get(UInt8.self, 5))")
-        }
-        guard get(UInt32.self, 52) == 0 else {
-            throw CollectivesError(.badFrame, "a frame sets reserved bits")
         }
         self.init(
             kind: kind,
@@ -135,6 +134,7 @@ struct FrameHeader: Hashable, Sendable {
         offset = get(UInt32.self, 40)
         elements = get(UInt32.self, 44)
         width = get(UInt32.self, 48)
+        form = get(UInt32.self, 52)
         length = get(UInt32.self, 56)
         checksum = get(UInt32.self, 60)
         guard length <= Self.maxPayload else {

@@ -13,7 +13,7 @@ struct LaneTree: Sendable {
 
     /// The leaves, left to right.
     let leaves: [Leaf]
-    /// The tree in postfix order, as `coord_tree_sum` wants it.
+    /// The tree in postfix order, as `coord_combine_tree` wants it.
     let program: [Int16]
     /// The subtrees of each member, in rising order.
     let subtrees: [[LaneSubtree]]
@@ -98,32 +98,35 @@ struct LaneTree: Sendable {
         )
     }
 
-    /// Adds up `count` values of all leaves into `target`.
+    /// Combines `count` values of all leaves into `target`.
     ///
     /// - Parameters:
     ///   - pointers: one a leaf.
-    ///   - first: the index of the first value in the whole array, a multiple of 16.
-    ///   - mode: the floating-point control word to add under.
-    ///   - fingerprint: takes the sums in.
-    func sum(
-        _ pointers: UnsafePointer<UnsafePointer<Float>?>,
-        into target: UnsafeMutablePointer<Float>,
-        first: Int,
-        count: Int,
+    ///   - range: the values in the whole array; begins on a multiple of 64 bytes.
+    ///   - form: what they are and how they are combined.
+    ///   - mode: the floating-point control word to compute under.
+    ///   - fingerprint: takes the results in.
+    func combine(
+        _ pointers: UnsafePointer<UnsafeRawPointer?>,
+        into target: UnsafeMutableRawPointer,
+        _ range: Range<Int>,
+        _ form: OperationForm,
         mode: UInt64,
         _ fingerprint: inout ResultFingerprint
     ) {
         let result = program.withUnsafeBufferPointer { program in
             fingerprint.withWords { words in
-                coord_tree_sum(
+                coord_combine_tree(
+                    Int32(form.type.rawValue),
+                    Int32(form.reduction.rawValue),
                     pointers,
                     program.baseAddress,
                     program.count,
                     target,
-                    count,
+                    range.count,
                     mode,
                     words,
-                    UInt64(first)
+                    UInt64(range.lowerBound)
                 )
             }
         }

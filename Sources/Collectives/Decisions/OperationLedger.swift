@@ -10,6 +10,7 @@ struct OperationLedger {
     enum Part: Hashable { case laneValues, contribution, result }
 
     let rank: Int
+    private let form: OperationForm
     let segmentation: Segmentation
     private let subtreeCounts: [Int]
     private let laneFrames: [Int]
@@ -25,14 +26,16 @@ struct OperationLedger {
 
     /// - Parameters:
     ///   - rank: this member.
+    ///   - shape: what the operation is.
     ///   - subtreeCounts: the subtrees of each member.
     ///   - laneCounts: the lanes of each member.
-    ///   - owners: for each member whether it sums a segment.
-    init(rank: Int, elements: Int, width: Int, subtreeCounts: [Int], laneCounts: [Int], owners: [Bool]) {
+    ///   - owners: for each member whether it combines a segment.
+    init(rank: Int, shape: OperationShape, subtreeCounts: [Int], laneCounts: [Int], owners: [Bool]) {
         self.rank = rank
+        form = shape.form
         self.subtreeCounts = subtreeCounts
-        segmentation = Segmentation(elements: elements, owners: owners)
-        laneFrames = laneCounts.map { ($0 * width + Self.doublesPerFrame - 1) / Self.doublesPerFrame }
+        segmentation = form.segmentation(elements: shape.elements, owners: owners)
+        laneFrames = laneCounts.map { ($0 * shape.width + Self.doublesPerFrame - 1) / Self.doublesPerFrame }
         let zeros = Array(repeating: 0, count: subtreeCounts.count)
         (laneFramesCame, contributionsCame, resultsCame) = (zeros, zeros, zeros)
         readyDigests = Array(repeating: nil, count: subtreeCounts.count)
@@ -44,14 +47,19 @@ struct OperationLedger {
             switch part {
             case .laneValues: (laneFramesCame[member], laneFrames[member])
             case .contribution:
-                (
-                    contributionsCame[member],
-                    segmentation.pieceCount(of: rank) * subtreeCounts[member]
-                )
-            case .result: (resultsCame[member], segmentation.pieceCount(of: member))
+                (contributionsCame[member], contributionCount(of: member, to: rank))
+            case .result: (resultsCame[member], form.returns ? segmentation.pieceCount(of: member) : 0)
             }
         return came < due ? came : nil
     }
+
+    /// How many contributions a member sends to an owner.
+    func contributionCount(of member: Int, to owner: Int) -> Int {
+        form.combines ? segmentation.pieceCount(of: owner) * subtreeCounts[member] : 0
+    }
+
+    /// How many of this member's results are due to the others by now.
+    var resultsDue: Int { form.returns ? summedPieces : 0 }
 
     /// Which piece and which of the member's subtrees a contribution with this index is.
     func contribution(_ index: Int, from member: Int) -> (piece: Int, position: Int) {
@@ -70,6 +78,7 @@ struct OperationLedger {
     /// The next piece of the own segment that can be summed now.
     var summablePiece: Int? {
         guard summedPieces < segmentation.pieceCount(of: rank) else { return nil }
+        guard form.combines else { return summedPieces }  // it stands there from the beginning
         for member in subtreeCounts.indices where member != rank && subtreeCounts[member] > 0 {
             if contributionsCame[member] < (summedPieces + 1) * subtreeCounts[member] { return nil }
         }

@@ -96,29 +96,20 @@ extension CommLoop {
         if link.isDropped { return }
         // A member that has this member's word on `current` may be one ahead, never more.
         try check(header.operation <= current + 1, header, link)
+        guard let shape = plan.shape(of: header) else { throw unexpected(header, link) }
         let slot = slots[Int(header.operation & 1)]
         if slot.operation != header.operation {
             // The caller has not told its own numbers yet: memory is taken for no more than it ever asked for.
-            if header.elements > largest || header.width > 65_536 {
+            if shape.byteCount > largest || shape.width > 65_536 {
                 link.isStalled = true
                 link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
                 return
             }
-            guard let codec = plan.codec(wire: header.codec) else { throw unexpected(header, link) }
-            slot.begin(
-                header.operation,
-                elements: Int(header.elements),
-                width: Int(header.width),
-                codec: codec
-            )
-        } else if slot.elements != Int(header.elements) || slot.width != Int(header.width)
-            || slot.codec.wire != header.codec
-        {
+            slot.begin(header.operation, shape)
+        } else if slot.shape != shape {
             throw CollectivesError(
                 .mismatch,
-                "rank \(link.rank) sends operation \(header.operation) with \(header.elements) values and rows of "
-                    + "\(header.width), codec \(header.codec); here it has \(slot.elements), \(slot.width) and "
-                    + "\(slot.codec.wire)",
+                "operation \(header.operation) is \(shape) at rank \(link.rank), \(slot.shape) here",
                 ranks: [link.rank]
             )
         }
@@ -138,7 +129,7 @@ extension CommLoop {
                 throw unexpected(header, link)
             }
             let start = index * OperationLedger.doublesPerFrame
-            let total = plan.lanes[link.rank].count * slot.width
+            let total = plan.lanes[link.rank].count * slot.shape.width
             let count = min(OperationLedger.doublesPerFrame, total - start)
             try check(header.offset == UInt32(start) && length == count * 8, header, link)
         case .contribution:
@@ -150,13 +141,13 @@ extension CommLoop {
             let subtree = plan.tree.subtrees[link.rank][position]
             try check(
                 header.offset == UInt32(range.lowerBound)
-                    && slot.codec.allows(byteCount: length, of: range.count)
+                    && slot.shape.allows(byteCount: length, of: range.count)
                     && header.segment == UInt32(plan.rank) && Int(header.subtreeStart) == subtree.start
                     && Int(header.subtreeLevel) == subtree.level,
                 header,
                 link
             )
-            guard slot.codec == .exact else { return }  // decoded when the frame is whole
+            guard slot.shape.codec == .exact else { return }  // decoded when the frame is whole
             let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
             link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
         case .result:
@@ -166,21 +157,19 @@ extension CommLoop {
             let range = segmentation.piece(index, of: link.rank)
             try check(
                 header.offset == UInt32(range.lowerBound)
-                    && slot.codec.allows(byteCount: length, of: range.count)
+                    && slot.shape.allows(byteCount: length, of: range.count)
                     && header.segment == UInt32(link.rank),
                 header,
                 link
             )
-            guard let active, header.operation == current, let sum = active.sum else {
+            guard let active, header.operation == current, let place = active.result(at: range.lowerBound)
+            else {
                 link.isStalled = true
                 link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
                 return
             }
-            guard slot.codec == .exact else { return }
-            link.payload = UnsafeMutableRawBufferPointer(
-                start: sum.advanced(by: range.lowerBound),
-                count: length
-            )
+            guard slot.shape.codec == .exact else { return }
+            link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
         case .ready: try check(length == 32, header, link)
         case .beat, .abort, .bye: break
         }
@@ -208,19 +197,21 @@ extension CommLoop {
             slot.takeRows(of: link.rank, start: Int(header.offset), payload)
             slot.ledger.received(.laneValues, from: link.rank)
         case .contribution:
-            if slot.codec != .exact, let index = slot.ledger.next(.contribution, from: link.rank) {
+            if slot.shape.codec != .exact, let index = slot.ledger.next(.contribution, from: link.rank) {
                 let (piece, position) = slot.ledger.contribution(index, from: link.rank)
                 let range = slot.ledger.segmentation.piece(piece, of: plan.rank)
                 let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
-                try decode(payload, into: place, range, slot.codec, link)
+                try decode(payload, into: place, range, slot.shape.codec, link)
             }
             slot.ledger.received(.contribution, from: link.rank)
         case .result:
             if let index = slot.ledger.next(.result, from: link.rank) {
                 let range = slot.ledger.segmentation.piece(index, of: link.rank)
-                let place = active?.sum?.advanced(by: range.lowerBound)
-                if slot.codec != .exact { try decode(payload, into: place, range, slot.codec, link) }
-                if let place { slot.fingerprint.add(place, first: range.lowerBound, count: range.count) }
+                let place = active?.result(at: range.lowerBound)
+                if slot.shape.codec != .exact {
+                    try decode(payload, into: place, range, slot.shape.codec, link)
+                }
+                if let place { slot.fingerprint.add(place, range, size: slot.shape.form.type.byteCount) }
             }
             slot.ledger.received(.result, from: link.rank)
         case .ready:
@@ -233,12 +224,14 @@ extension CommLoop {
 
     func decode(
         _ payload: UnsafeRawBufferPointer,
-        into place: UnsafeMutablePointer<Float>?,
+        into place: UnsafeMutableRawPointer?,
         _ range: Range<Int>,
         _ codec: PayloadCodec,
         _ link: MemberLink
     ) throws(CollectivesError) {
-        guard let place, codec.decode(payload, into: place, count: range.count) else {
+        guard let place = place?.assumingMemoryBound(to: Float.self),
+            codec.decode(payload, into: place, count: range.count)
+        else {
             throw bad(link, "\(payload.count) bytes are no \(codec) of \(range.count) values")
         }
     }

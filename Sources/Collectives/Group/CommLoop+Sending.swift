@@ -50,9 +50,10 @@ extension CommLoop {
         )
         if active != nil {
             header.operation = current
-            header.elements = UInt32(slot.elements)
-            header.width = UInt32(slot.width)
-            header.codec = slot.codec.wire
+            header.elements = UInt32(slot.shape.elements)
+            header.width = UInt32(slot.shape.width)
+            header.codec = slot.shape.codec.wire
+            header.form = slot.shape.form.wire
         }
         return header
     }
@@ -66,6 +67,7 @@ extension CommLoop {
     func queueNext(_ link: MemberLink, _ active: PostedOperation) -> Bool {
         let segmentation = slot.ledger.segmentation
         let mine = plan.tree.subtrees[plan.rank]
+        let size = slot.shape.form.type.byteCount
         let laneStart = link.laneFramesSent * OperationLedger.doublesPerFrame
         if laneStart < slot.ownRows.count {
             var header = frame(.laneValues)
@@ -76,15 +78,15 @@ extension CommLoop {
                 UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: slot.ownRows[laneStart..<end]))
             )
             link.laneFramesSent += 1
-        } else if link.resultsSent < slot.ledger.summedPieces {
+        } else if link.resultsSent < slot.ledger.resultsDue {
             var header = frame(.result)
             let range = segmentation.piece(link.resultsSent, of: plan.rank)
             header.segment = UInt32(plan.rank)
             header.offset = UInt32(range.lowerBound)
             let result = active.feedback?.encoded(link.resultsSent, of: plan.rank)
-            link.queue(header, result ?? Self.bytes(active.sum, range))
+            link.queue(header, result ?? Self.bytes(UnsafeRawPointer(active.result), range, size))
             link.resultsSent += 1
-        } else if link.contributionsSent < segmentation.pieceCount(of: link.rank) * mine.count {
+        } else if link.contributionsSent < slot.ledger.contributionCount(of: plan.rank, to: link.rank) {
             let (piece, position) = link.contributionsSent.quotientAndRemainder(dividingBy: mine.count)
             let range = segmentation.piece(piece, of: link.rank)
             var header = frame(.contribution)
@@ -93,7 +95,7 @@ extension CommLoop {
             header.subtreeLevel = UInt16(mine[position].level)
             header.offset = UInt32(range.lowerBound)
             let contribution = active.feedback?.encoded(piece, of: link.rank)
-            link.queue(header, contribution ?? Self.bytes(active.contributions[position], range))
+            link.queue(header, contribution ?? Self.bytes(active.contributions[position], range, size))
             link.contributionsSent += 1
         } else if !link.readyQueued, let digest = slot.ledger.readyDigests[plan.rank] {
             digest.raw.withUnsafeBytes { link.queue(frame(.ready), $0) }
@@ -104,13 +106,11 @@ extension CommLoop {
         return true
     }
 
-    static func bytes(_ values: UnsafePointer<Float>?, _ range: Range<Int>) -> UnsafeRawBufferPointer {
-        UnsafeRawBufferPointer(start: values?.advanced(by: range.lowerBound), count: range.count * 4)
-    }
-    static func bytes(
-        _ values: UnsafeMutablePointer<Float>?,
-        _ range: Range<Int>
-    ) -> UnsafeRawBufferPointer {
-        bytes(UnsafePointer(values), range)
+    static func bytes(_ values: UnsafeRawPointer?, _ range: Range<Int>, _ size: Int) -> UnsafeRawBufferPointer
+    {
+        UnsafeRawBufferPointer(
+            start: values?.advanced(by: range.lowerBound * size),
+            count: range.count * size
+        )
     }
 }

@@ -22,9 +22,9 @@ final class CommLoop {
     var active: PostedOperation?
     /// A member ended after its last word on the running operation: that one still completes.
     var nextFailure: CollectivesError?
-    var leaves: [UnsafePointer<Float>?]
-    /// The most values that are received before the caller begins an operation.
-    var largest: UInt32 = 1 << 20
+    var leaves: [UnsafeRawPointer?]
+    /// The most bytes that are received before the caller begins an operation.
+    var largest = 4 << 20
 
     init(
         _ plan: GroupPlan,
@@ -143,20 +143,13 @@ final class CommLoop {
 
     func begin(_ posted: PostedOperation, _ now: ContinuousClock.Instant) throws(CollectivesError) {
         active = posted
-        largest = max(largest, UInt32(posted.elements))
+        largest = max(largest, posted.shape.byteCount)
         if slot.operation == nil {
-            slot.begin(
-                posted.operation,
-                elements: posted.elements,
-                width: posted.width,
-                codec: posted.codec
-            )
-        } else if slot.elements != posted.elements || slot.width != posted.width || slot.codec != posted.codec
-        {
+            slot.begin(posted.operation, posted.shape)
+        } else if slot.shape != posted.shape {
             throw CollectivesError(
                 .mismatch,
-                "operation \(current) has \(posted.elements) values (\(posted.codec)) and rows of \(posted.width) "
-                    + "here, \(slot.elements) (\(slot.codec)) and \(slot.width) at another member"
+                "operation \(current) is \(posted.shape) here, \(slot.shape) at another member"
             )
         }
         slot.takeOwnRows(posted.laneValues)
@@ -177,7 +170,7 @@ final class CommLoop {
     func advance() throws(CollectivesError) {
         guard let active else { return }
         while let piece = slot.ledger.summablePiece {
-            add(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active)
+            combine(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active)
             slot.ledger.summed()
         }
         if slot.ledger.readyDigests[plan.rank] == nil, slot.ledger.isComplete {
@@ -197,25 +190,26 @@ final class CommLoop {
         }
     }
 
-    func add(_ piece: Int, _ range: Range<Int>, _ active: PostedOperation) {
-        guard let sum = active.sum else { return }
+    func combine(_ piece: Int, _ range: Range<Int>, _ active: PostedOperation) {
+        guard let target = active.result(at: range.lowerBound) else { return }
+        let form = active.shape.form, size = form.type.byteCount
+        guard form.combines else { return slot.fingerprint.add(target, range, size: size) }
         for (index, leaf) in plan.tree.leaves.enumerated() {
             if leaf.rank == plan.rank {
-                leaves[index] = active.contributions[leaf.position]?.advanced(by: range.lowerBound)
+                leaves[index] = active.contributions[leaf.position]?.advanced(by: range.lowerBound * size)
             } else {
                 let place = slot.place(of: leaf.rank, position: leaf.position, start: range.lowerBound)
-                leaves[index] = UnsafePointer(place)
+                leaves[index] = UnsafeRawPointer(place)
             }
         }
-        let target = sum.advanced(by: range.lowerBound)
         var fingerprint = active.feedback == nil ? slot.fingerprint : ResultFingerprint()
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {
-                plan.tree.sum(
+                plan.tree.combine(
                     leaves,
                     into: target,
-                    first: range.lowerBound,
-                    count: range.count,
+                    range,
+                    form,
                     mode: active.floatMode,
                     &fingerprint
                 )
@@ -223,8 +217,8 @@ final class CommLoop {
         }
         guard let feedback = active.feedback else { return slot.fingerprint = fingerprint }
         // The owner, too, goes on with what the others will decode.
-        feedback.encodeResult(piece, of: plan.rank, range, sum: sum)
-        slot.fingerprint.add(target, first: range.lowerBound, count: range.count)
+        feedback.encodeResult(piece, of: plan.rank, range, into: target.assumingMemoryBound(to: Float.self))
+        slot.fingerprint.add(target, range, size: size)
     }
 
     // MARK: The end of an operation

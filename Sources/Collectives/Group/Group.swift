@@ -20,10 +20,11 @@ public struct Member: Hashable, Sendable {
     }
 }
 
-/// The members of one generation of a run, joined: they add up what their lanes computed, operation by operation.
+/// The members of one generation of a run, joined: they combine what their lanes computed, operation by operation.
 ///
 /// One thread of its own moves all bytes, adds, and shows a sign of life each 200 ms also while the caller computes.
-/// ``reduce(operation:contributions:laneValues:sum:)`` is called by one thread at a time. After any error the group
+/// ``reduce(operation:contributions:laneValues:sum:feedback:settles:)``, a training step's all-reduce, and the plain
+/// collectives are called by one thread at a time. After any error the group
 /// is unusable; ``memberState`` is what the next generation needs. ``close()`` it when done; it ends its links.
 public final class Group: Sendable {
     /// What may be tuned.
@@ -276,34 +277,50 @@ public final class Group: Sendable {
             "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
         )
         precondition(laneValues.count % plan.laneCount == 0, "\(laneValues.count) lane values, no whole rows")
-        precondition(sum.count <= Int(UInt32.max) / 2, "\(sum.count) values are too many for one operation")
-        var given = contributions.map(\.values.baseAddress)
+        var given = contributions.map { UnsafeRawPointer($0.values.baseAddress) }
         if let feedback, !sum.isEmpty {
             let segmentation = Segmentation(elements: sum.count, owners: plan.owners)
             // Alone there is nobody to whom values would travel.
             let isExact = settles || thread == nil
-            given = [feedback.prepare(given, segmentation: segmentation, rank: rank, settles: isExact)]
+            let values = contributions.map(\.values.baseAddress)
+            given = [
+                UnsafeRawPointer(
+                    feedback.prepare(values, segmentation: segmentation, rank: rank, settles: isExact)
+                )
+            ]
         } else if plan.combines, given.count != 1 {
             given = [nil]
         }
         let outcome = laneValues.withUnsafeMutableBufferPointer { rows in
-            let posted = PostedOperation(
-                operation: operation,
-                contributions: given,
-                laneValues: rows,
-                width: rows.count / plan.laneCount,
-                sum: sum.baseAddress,
-                elements: sum.count,
-                feedback: settles || sum.isEmpty || thread == nil ? nil : feedback,
-                floatMode: coord_float_mode()
+            let encoder = settles || sum.isEmpty || thread == nil ? nil : feedback
+            return run(
+                PostedOperation(
+                    operation: operation,
+                    shape: OperationShape(
+                        elements: sum.count,
+                        width: rows.count / plan.laneCount,
+                        codec: encoder?.codec ?? .exact
+                    ),
+                    contributions: given,
+                    laneValues: rows,
+                    result: UnsafeMutableRawPointer(sum.baseAddress),
+                    feedback: encoder,
+                    floatMode: coord_float_mode()
+                )
             )
-            if thread == nil { return reduceAlone(posted) }
-            return exchange == nil ? exchangeOverLinks(posted) : exchangeThroughMemory(posted)
         }
         if let outcome { throw outcome }
     }
 
-    /// Gives up: a blocked or the next ``reduce(operation:contributions:laneValues:sum:)`` throws `.aborted`.
+    /// Does an operation, the way that this group has.
+    func run(_ posted: PostedOperation) -> CollectivesError? {
+        let count = posted.shape.elements
+        precondition(count <= Int(UInt32.max) / 2, "\(count) values are too many for one operation")
+        if thread == nil { return doAlone(posted) }
+        return exchange == nil ? exchangeOverLinks(posted) : exchangeThroughMemory(posted)
+    }
+
+    /// Gives up: a blocked or the next operation throws `.aborted`.
     ///
     /// May be called from any thread; the other members learn it at once.
     public func abort(_ reason: String) {
@@ -362,7 +379,7 @@ public final class Group: Sendable {
         }
     }
 
-    private func reduceAlone(_ posted: PostedOperation) -> CollectivesError? {
+    private func doAlone(_ posted: PostedOperation) -> CollectivesError? {
         let refusal: CollectivesError? = shared.state.withLock { state in
             if state.failure == nil {
                 precondition(
@@ -375,14 +392,15 @@ public final class Group: Sendable {
         }
         if let refusal { return refusal }
         var fingerprint = ResultFingerprint()
-        if let sum = posted.sum, posted.elements > 0 {
+        let shape = posted.shape
+        if let result = posted.result, shape.elements > 0, shape.form.combines {
             posted.contributions.withUnsafeBufferPointer { leaves in
                 if let leaves = leaves.baseAddress {
-                    plan.tree.sum(
+                    plan.tree.combine(
                         leaves,
-                        into: sum,
-                        first: 0,
-                        count: posted.elements,
+                        into: result,
+                        0..<shape.elements,
+                        shape.form,
                         mode: posted.floatMode,
                         &fingerprint
                     )

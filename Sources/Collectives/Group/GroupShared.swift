@@ -21,9 +21,18 @@ struct GroupPlan: Sendable {
 
     var memberCount: Int { lanes.count }
 
-    /// The codec of a frame of another member; nil for one that this generation does not use.
-    func codec(wire: UInt16) -> PayloadCodec? {
-        wire == 0 ? .exact : wire == codec.wire ? codec : nil
+    /// What another member's frame says of its operation; nil for what this generation does not do.
+    func shape(of header: FrameHeader) -> OperationShape? {
+        guard header.codec == 0 || header.codec == codec.wire,
+            let form = OperationForm(wire: header.form, members: memberCount),
+            header.codec == 0 || form == OperationForm()
+        else { return nil }
+        return OperationShape(
+            elements: Int(header.elements),
+            width: Int(header.width),
+            codec: header.codec == 0 ? .exact : codec,
+            form: form
+        )
     }
 
     /// What both sides of a link compare.
@@ -44,17 +53,22 @@ struct GroupPlan: Sendable {
 /// Safety: the pointers belong to the caller, who waits until the thread has said that it is done with them.
 struct PostedOperation: @unchecked Sendable {
     var operation: UInt64
-    var contributions: [UnsafePointer<Float>?]
+    /// What it is, as all members must say.
+    var shape: OperationShape
+    /// Where the first value of each subtree stands; none where nothing is combined.
+    var contributions: [UnsafeRawPointer?]
     var laneValues: UnsafeMutableBufferPointer<Double>
-    var width: Int
-    var sum: UnsafeMutablePointer<Float>?
-    var elements: Int
+    /// Where the first value of the result stands, or would: of a reduce-scatter only the own segment does.
+    var result: UnsafeMutableRawPointer?
     /// Encodes, and keeps what that loses; nil = all travels exactly.
     var feedback: ErrorFeedback?
     /// The caller's floating-point control word: sums are made under the mode that the lanes were computed in.
     var floatMode: UInt64
 
-    var codec: PayloadCodec { feedback?.codec ?? .exact }
+    /// Where a value of the result stands.
+    func result(at index: Int) -> UnsafeMutableRawPointer? {
+        result.map { $0 + index * shape.form.type.byteCount }
+    }
 }
 
 /// What the caller's threads and the group's thread share.
@@ -94,19 +108,24 @@ final class GroupShared: Sendable {
 struct ResultFingerprint {
     private var words = SIMD8<UInt64>()
 
-    /// Adds a piece that starts at value `first`, a multiple of 16.
-    mutating func add(_ values: UnsafePointer<Float>, first: Int, count: Int) {
-        withWords { coord_fingerprint($0, values, UInt64(first), count) }
+    /// Adds a piece.
+    ///
+    /// - Parameters:
+    ///   - range: its values in the whole array; begins on a multiple of 64 bytes.
+    ///   - size: bytes of a value.
+    mutating func add(_ values: UnsafeRawPointer, _ range: Range<Int>, size: Int) {
+        withWords { coord_fingerprint($0, values, UInt64(range.lowerBound * size), range.count * size) }
     }
 
-    /// Adds a piece, as ``add(_:first:count:)`` does, and copies it to `target`.
+    /// Adds a piece, as ``add(_:_:size:)`` does, and copies it to `target`.
     mutating func copy(
-        _ values: UnsafePointer<Float>,
-        to target: UnsafeMutablePointer<Float>,
-        first: Int,
-        count: Int
+        _ values: UnsafeRawPointer,
+        to target: UnsafeMutableRawPointer,
+        _ range: Range<Int>,
+        size: Int
     ) {
-        withWords { coord_copy_fingerprint($0, target, values, UInt64(first), count) }
+        let (first, count) = (UInt64(range.lowerBound * size), range.count * size)
+        withWords { coord_copy_fingerprint($0, target, values, first, count) }
     }
 
     /// Lets a kernel add what it has just computed.
@@ -114,14 +133,17 @@ struct ResultFingerprint {
         withUnsafeMutableBytes(of: &words) { body($0.bindMemory(to: UInt64.self).baseAddress) }
     }
 
-    /// The digest of the operation's number and shape, its sum and its lane values.
+    /// The digest of the operation's number and shape, its lane values, and of the result where all hold it.
     func digest(_ posted: PostedOperation) -> Digest {
         var writer = ByteWriter(capacity: 128)
         writer.write("coord collectives result")
         writer.write(posted.operation)
-        writer.write(UInt64(posted.elements))
-        writer.write(UInt64(posted.width))
-        for index in words.indices { writer.write(words[index]) }
+        writer.write(UInt64(posted.shape.elements))
+        writer.write(UInt64(posted.shape.width))
+        writer.write(UInt64(posted.shape.form.wire))
+        if posted.shape.form.returns {
+            for index in words.indices { writer.write(words[index]) }
+        }
         var builder = DigestBuilder()
         builder.update(writer.bytes)
         builder.update(UnsafeRawBufferPointer(posted.laneValues))

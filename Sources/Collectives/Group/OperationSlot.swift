@@ -10,11 +10,9 @@ final class OperationSlot {
     private let foreignCount: Int
 
     private(set) var operation: UInt64?
-    private(set) var elements = 0
-    private(set) var width = 0
-    private(set) var codec = PayloadCodec.exact
+    private(set) var shape = OperationShape()
     var ledger: OperationLedger
-    private var values = UnsafeMutableBufferPointer<Float>(start: nil, count: 0)
+    private var values = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     /// `[laneCount × W]`: the rows that came, and the own ones.
     private(set) var rows: [Double] = []
     private var ownStorage = UnsafeMutableBufferPointer<Double>(start: nil, count: 0)
@@ -31,18 +29,17 @@ final class OperationSlot {
         }
         foreignBefore = before
         foreignCount = count
-        ledger = Self.ledger(plan, 0, 0)
+        ledger = Self.ledger(plan, OperationShape())
     }
     deinit {
         values.deallocate()
         ownStorage.deallocate()
     }
 
-    private static func ledger(_ plan: GroupPlan, _ elements: Int, _ width: Int) -> OperationLedger {
+    private static func ledger(_ plan: GroupPlan, _ shape: OperationShape) -> OperationLedger {
         OperationLedger(
             rank: plan.rank,
-            elements: elements,
-            width: width,
+            shape: shape,
             subtreeCounts: plan.tree.subtrees.map(\.count),
             laneCounts: plan.lanes.map(\.count),
             owners: plan.owners
@@ -50,19 +47,18 @@ final class OperationSlot {
     }
 
     /// Makes place for an operation.
-    func begin(_ operation: UInt64, elements: Int, width: Int, codec: PayloadCodec) {
+    func begin(_ operation: UInt64, _ shape: OperationShape) {
         self.operation = operation
-        self.codec = codec
-        self.elements = elements
-        self.width = width
-        ledger = Self.ledger(plan, elements, width)
+        self.shape = shape
+        ledger = Self.ledger(plan, shape)
         fingerprint = ResultFingerprint()
-        let needed = foreignCount * ledger.segmentation.segment(of: plan.rank).count
+        let mine = ledger.segmentation.segment(of: plan.rank).count * shape.form.type.byteCount
+        let needed = shape.form.combines ? foreignCount * mine : 0
         if values.count < needed {
             values.deallocate()
-            values = .allocate(capacity: needed)
+            values = .allocate(byteCount: needed, alignment: 64)
         }
-        let rowCount = plan.laneCount * width
+        let rowCount = plan.laneCount * shape.width
         if rows.count != rowCount { rows = Array(repeating: 0, count: rowCount) }
     }
 
@@ -72,6 +68,7 @@ final class OperationSlot {
     /// Takes over the caller's own rows.
     func takeOwnRows(_ source: UnsafeMutableBufferPointer<Double>) {
         let lanes = plan.lanes[plan.rank].lanes
+        let width = shape.width
         if ownStorage.count < lanes.count * width {
             ownStorage.deallocate()
             ownStorage = .allocate(capacity: lanes.count * width)
@@ -88,6 +85,7 @@ final class OperationSlot {
 
     /// Sorts in rows of another member, the packed doubles from `start` on.
     func takeRows(of rank: Int, start: Int, _ bytes: UnsafeRawBufferPointer) {
+        let width = shape.width
         guard width > 0 else { return }
         let lanes = plan.lanes[rank].lanes
         for index in 0..<(bytes.count / 8) {
@@ -98,9 +96,9 @@ final class OperationSlot {
     }
 
     /// Where a contribution of another member for the own segment arrives; `start` is its index in the whole array.
-    func place(of rank: Int, position: Int, start: Int) -> UnsafeMutablePointer<Float>? {
+    func place(of rank: Int, position: Int, start: Int) -> UnsafeMutableRawPointer? {
         let segment = ledger.segmentation.segment(of: plan.rank)
         let offset = (foreignBefore[rank] + position) * segment.count + start - segment.lowerBound
-        return values.baseAddress?.advanced(by: offset)
+        return values.baseAddress?.advanced(by: offset * shape.form.type.byteCount)
     }
 }

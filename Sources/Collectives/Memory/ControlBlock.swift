@@ -15,8 +15,9 @@ enum ControlBlock {
     static let vote = 128
     /// u64: the operation whose parts are described, plus 1.
     static let posted = 192
-    /// u64: N, W, and the places of the rows and of the own segment's result.
-    static let elements = 200, width = 208, rows = 216, result = 224
+    /// u64: N, W, the places of the rows and of the own segment's result, and what the operation does
+    /// (``OperationForm/wire``).
+    static let elements = 200, width = 208, rows = 216, result = 224, form = 232
     /// u64 each: the places of the contributions, one a subtree, 64 at most.
     static let contributions = 256
     /// u64: pieces of the own segment that are summed in the posted operation.

@@ -43,8 +43,8 @@ final class SharedExchange: @unchecked Sendable {
         case failed(CollectivesError)
     }
 
-    /// Operations up to this many values are summed whole by every member: one wait less, and the values are near.
-    static let wholeLimit = 8192
+    /// Results of up to this many bytes are combined whole by every member: one wait less, and the values are near.
+    static let wholeLimit = 32_768
 
     private let plan: GroupPlan
     private let arena: SharedArena
@@ -56,10 +56,10 @@ final class SharedExchange: @unchecked Sendable {
     private let spins: Int
 
     /// Where each leaf of the tree lies, and the same for the piece that is being summed.
-    private var bases: [UnsafePointer<Float>?]
-    private var leaves: [UnsafePointer<Float>?]
+    private var bases: [UnsafeRawPointer?]
+    private var leaves: [UnsafeRawPointer?]
     /// Where each peer's segment result lies, and how many of its pieces are copied.
-    private var results: [UnsafePointer<Float>?]
+    private var results: [UnsafeRawPointer?]
     private var copied: [Int]
     private var staging = UnsafeMutableBufferPointer<Float>(start: nil, count: 0)
 
@@ -127,8 +127,8 @@ final class SharedExchange: @unchecked Sendable {
             try post(posted)
             try meet(posted)
             var fingerprint = ResultFingerprint()
-            if posted.elements <= Self.wholeLimit {
-                add(0..<posted.elements, posted, &fingerprint)
+            if isWhole(posted) {
+                combine(0..<posted.shape.elements, posted, &fingerprint)
             } else {
                 try exchange(posted, &fingerprint)
             }
@@ -174,62 +174,69 @@ final class SharedExchange: @unchecked Sendable {
     /// Tells the others where the own parts lie; what is not in the arena is copied there.
     private func post(_ posted: PostedOperation) throws(Exit) {
         let lanes = plan.lanes[plan.rank]
+        let shape = posted.shape, size = shape.form.type.byteCount
         let segment = segmentation(posted).segment(of: plan.rank)
-        let bytes = posted.elements * 4
-        func isShared(_ pointer: UnsafePointer<Float>?) -> Bool {
-            pointer.map { arena.offset(of: $0, byteCount: bytes) != nil } ?? true
+        func isShared(_ pointer: UnsafeRawPointer?, _ byteCount: Int) -> Bool {
+            pointer.map { arena.offset(of: $0, byteCount: byteCount) != nil } ?? true
         }
-        let rowFloats = (lanes.count * posted.width * 2 + 15) / 16 * 16
-        let valueFloats = (posted.elements + 15) / 16 * 16
-        let strangers = posted.contributions.count { !isShared($0) }
-        let target = posted.sum.map { $0 + segment.lowerBound }
-        let sharesSum = isShared(UnsafePointer(posted.sum))
-        try reserve(rowFloats + strangers * valueFloats + (sharesSum ? 0 : (segment.count + 15) / 16 * 16))
-        guard var free = staging.baseAddress else { return }
-        own.write(UInt64(posted.elements), at: ControlBlock.elements)
-        own.write(UInt64(posted.width), at: ControlBlock.width)
+        func lines(_ byteCount: Int) -> Int { (byteCount + 63) / 64 * 64 }
+        let rowBytes = lines(lanes.count * shape.width * 8)
+        let strangers = posted.contributions.count { !isShared($0, shape.byteCount) }
+        let result = posted.result(at: segment.lowerBound)
+        // The others read it only where they do not combine everything themselves, or nobody but this member does.
+        let returnsResult = shape.form.returns && !isWhole(posted)
+        let sharesResult = !returnsResult || isShared(UnsafeRawPointer(result), segment.count * size)
+        try reserve(
+            rowBytes + strangers * lines(shape.byteCount) + (sharesResult ? 0 : lines(segment.count * size))
+        )
+        guard var free = UnsafeMutableRawPointer(staging.baseAddress) else { return }
+        own.write(UInt64(shape.elements), at: ControlBlock.elements)
+        own.write(UInt64(shape.width), at: ControlBlock.width)
+        own.write(UInt64(shape.form.wire), at: ControlBlock.form)
         own.write(place(free), at: ControlBlock.rows)
-        copyRows(of: lanes, posted, to: UnsafeMutableRawPointer(free))
-        free += rowFloats
+        copyRows(of: lanes, posted, to: free)
+        free += rowBytes
         for (index, values) in posted.contributions.enumerated() {
             guard let values else { continue }
             var shared = values
-            if !isShared(values) {
-                free.update(from: values, count: posted.elements)
-                shared = UnsafePointer(free)
-                free += valueFloats
+            if !isShared(values, shape.byteCount) {
+                free.copyMemory(from: values, byteCount: shape.byteCount)
+                shared = UnsafeRawPointer(free)
+                free += lines(shape.byteCount)
             }
             own.write(place(shared), at: ControlBlock.contributions + 8 * index)
         }
-        resultTarget = sharesSum ? nil : free
-        own.write(sharesSum ? target.map { place($0) } ?? 0 : place(free), at: ControlBlock.result)
+        resultTarget = sharesResult ? nil : free
+        let shown = sharesResult ? result : free
+        own.write(returnsResult ? shown.map { place($0) } ?? 0 : 0, at: ControlBlock.result)
         coord_store(pieces, 0)
         own.publish(posted.operation + 1, at: ControlBlock.posted, wakes: controls)
     }
-    /// Where the own segment's result goes for the others when the caller's sum is not in the arena.
-    private var resultTarget: UnsafeMutablePointer<Float>?
+    /// Where the own segment's result goes for the others when the caller's is not in the arena.
+    private var resultTarget: UnsafeMutableRawPointer?
 
     private var pieces: UnsafeMutablePointer<UInt64> {
         (own.region.base + ControlBlock.pieces).assumingMemoryBound(to: UInt64.self)
     }
-    private func place(_ pointer: UnsafePointer<Float>) -> UInt64 {
-        UInt64(UnsafeRawPointer(pointer) - UnsafeRawPointer(arena.region.base))
+    private func place(_ pointer: UnsafeRawPointer) -> UInt64 {
+        UInt64(pointer - UnsafeRawPointer(arena.region.base))
     }
-    private func place(_ pointer: UnsafeMutablePointer<Float>) -> UInt64 { place(UnsafePointer(pointer)) }
 
     private func copyRows(of lanes: LaneSet, _ posted: PostedOperation, to target: UnsafeMutableRawPointer) {
+        let width = posted.shape.width
         for (index, lane) in lanes.lanes.enumerated() {
-            for column in 0..<posted.width {
+            for column in 0..<width {
                 target.storeBytes(
-                    of: posted.laneValues[lane * posted.width + column].bitPattern,
-                    toByteOffset: (index * posted.width + column) * 8,
+                    of: posted.laneValues[lane * width + column].bitPattern,
+                    toByteOffset: (index * width + column) * 8,
                     as: UInt64.self
                 )
             }
         }
     }
 
-    private func reserve(_ floats: Int) throws(Exit) {
+    private func reserve(_ byteCount: Int) throws(Exit) {
+        let floats = byteCount / 4
         guard staging.count < max(floats, 16) else { return }
         arena.free(staging)
         staging = UnsafeMutableBufferPointer(start: nil, count: 0)
@@ -245,45 +252,55 @@ final class SharedExchange: @unchecked Sendable {
     private func meet(_ posted: PostedOperation) throws(Exit) {
         for peer in peers { try wait(peer, ControlBlock.posted, posted.operation + 1) }
         let segmentation = segmentation(posted)
+        let shape = posted.shape, width = shape.width, size = shape.form.type.byteCount
         for (index, peer) in peers.enumerated() {
-            let (elements, width) = (
-                peer.control.read(ControlBlock.elements), peer.control.read(ControlBlock.width)
-            )
-            guard elements == UInt64(posted.elements), width == UInt64(posted.width) else {
-                throw .failed(
-                    CollectivesError(
-                        .mismatch,
-                        "rank \(peer.rank) has \(elements) values and rows of \(width) in operation "
-                            + "\(posted.operation); here it has \(posted.elements) and \(posted.width)",
-                        ranks: [peer.rank]
-                    )
-                )
-            }
+            try agree(peer, posted)
             let lanes = plan.lanes[peer.rank]
-            let rows = try find(peer, ControlBlock.rows, lanes.count * posted.width * 8)
+            let rows = try find(peer, ControlBlock.rows, lanes.count * width * 8)
             for (row, lane) in lanes.lanes.enumerated() {
-                for column in 0..<posted.width {
-                    let at = (row * posted.width + column) * 8
+                for column in 0..<width {
+                    let at = (row * width + column) * 8
                     let bits = rows.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-                    posted.laneValues[lane * posted.width + column] = Double(bitPattern: bits)
+                    posted.laneValues[lane * width + column] = Double(bitPattern: bits)
                 }
             }
             let segment = segmentation.segment(of: peer.rank)
-            if posted.elements > Self.wholeLimit, !segment.isEmpty {
-                let result = try find(peer, ControlBlock.result, segment.count * 4)
-                results[index] = result.assumingMemoryBound(to: Float.self)
+            if shape.form.returns, !isWhole(posted), !segment.isEmpty {
+                results[index] = try find(peer, ControlBlock.result, segment.count * size)
             }
             copied[index] = 0
         }
-        guard posted.elements > 0 else { return }
+        guard shape.elements > 0, shape.form.combines else { return }
         for (index, leaf) in plan.tree.leaves.enumerated() {
             if leaf.rank == plan.rank {
                 bases[index] = posted.contributions[leaf.position]
             } else if let peer = peers.first(where: { $0.rank == leaf.rank }) {
                 let at = ControlBlock.contributions + 8 * leaf.position
-                bases[index] = try find(peer, at, posted.elements * 4).assumingMemoryBound(to: Float.self)
+                bases[index] = try find(peer, at, shape.byteCount)
             }
         }
+    }
+
+    /// Whether a member does the same operation.
+    private func agree(_ peer: Peer, _ posted: PostedOperation) throws(Exit) {
+        let shape = posted.shape
+        let (elements, width, form) = (
+            peer.control.read(ControlBlock.elements), peer.control.read(ControlBlock.width),
+            peer.control.read(ControlBlock.form)
+        )
+        if elements == UInt64(shape.elements), width == UInt64(shape.width), form == UInt64(shape.form.wire) {
+            return
+        }
+        let known = UInt32(exactly: form).flatMap { OperationForm(wire: $0, members: plan.memberCount) }
+        let what = known.map { "\($0.kind) of \(elements) \($0.type) values by \($0.reduction)" }
+        throw .failed(
+            CollectivesError(
+                .mismatch,
+                "operation \(posted.operation) is \(what ?? "something else"), rows of \(width), at rank "
+                    + "\(peer.rank), \(shape) here",
+                ranks: [peer.rank]
+            )
+        )
     }
 
     private func find(_ peer: Peer, _ word: Int, _ byteCount: Int) throws(Exit) -> UnsafeRawPointer {
@@ -300,23 +317,30 @@ final class SharedExchange: @unchecked Sendable {
     // MARK: Values
 
     private func segmentation(_ posted: PostedOperation) -> Segmentation {
-        Segmentation(elements: posted.elements, owners: plan.owners)
+        posted.shape.form.segmentation(elements: posted.shape.elements, owners: plan.owners)
+    }
+
+    /// Whether every member combines the whole array for itself.
+    private func isWhole(_ posted: PostedOperation) -> Bool {
+        posted.shape.form.kind == .allReduce && posted.shape.byteCount <= Self.wholeLimit
     }
 
     /// Sums the own segment and copies the others', piece by piece, while what was written last is still near.
     private func exchange(_ posted: PostedOperation, _ fingerprint: inout ResultFingerprint) throws(Exit) {
         let segmentation = segmentation(posted)
         let segment = segmentation.segment(of: plan.rank)
+        let size = posted.shape.form.type.byteCount
         for index in 0..<segmentation.pieceCount(of: plan.rank) {
             let piece = segmentation.piece(index, of: plan.rank)
-            add(piece, posted, &fingerprint)
-            if let resultTarget, let sum = posted.sum {
-                (resultTarget + (piece.lowerBound - segment.lowerBound))
-                    .update(from: sum + piece.lowerBound, count: piece.count)
+            combine(piece, posted, &fingerprint)
+            if let resultTarget, let result = posted.result(at: piece.lowerBound) {
+                (resultTarget + (piece.lowerBound - segment.lowerBound) * size)
+                    .copyMemory(from: result, byteCount: piece.count * size)
             }
             own.publish(UInt64(index + 1), at: ControlBlock.pieces, wakes: controls)
             for at in peers.indices { copy(at, posted, &fingerprint) }
         }
+        guard posted.shape.form.returns else { return }
         for (at, peer) in peers.enumerated() {
             while copied[at] < segmentation.pieceCount(of: peer.rank) {
                 try wait(peer, ControlBlock.pieces, UInt64(copied[at] + 1))
@@ -327,35 +351,32 @@ final class SharedExchange: @unchecked Sendable {
 
     /// Copies what a member has summed meanwhile.
     private func copy(_ at: Int, _ posted: PostedOperation, _ fingerprint: inout ResultFingerprint) {
-        let peer = peers[at], segmentation = segmentation(posted)
+        guard posted.shape.form.returns else { return }
+        let peer = peers[at], segmentation = segmentation(posted), size = posted.shape.form.type.byteCount
         let segment = segmentation.segment(of: peer.rank)
         let due = min(UInt64(segmentation.pieceCount(of: peer.rank)), peer.control.read(ControlBlock.pieces))
-        guard due > copied[at], let result = results[at], let sum = posted.sum else { return }
+        guard due > copied[at], let result = results[at] else { return }
         for index in copied[at]..<Int(due) {
             let piece = segmentation.piece(index, of: peer.rank)
-            fingerprint.copy(
-                result + (piece.lowerBound - segment.lowerBound),
-                to: sum + piece.lowerBound,
-                first: piece.lowerBound,
-                count: piece.count
-            )
+            guard let target = posted.result(at: piece.lowerBound) else { return }
+            let source = result + (piece.lowerBound - segment.lowerBound) * size
+            fingerprint.copy(source, to: target, piece, size: size)
         }
         copied[at] = Int(due)
     }
 
-    private func add(_ range: Range<Int>, _ posted: PostedOperation, _ fingerprint: inout ResultFingerprint) {
-        guard let sum = posted.sum, !range.isEmpty else { return }
-        for index in bases.indices { leaves[index] = bases[index].map { $0 + range.lowerBound } }
+    private func combine(
+        _ range: Range<Int>,
+        _ posted: PostedOperation,
+        _ fingerprint: inout ResultFingerprint
+    ) {
+        let form = posted.shape.form, size = form.type.byteCount
+        guard let target = posted.result(at: range.lowerBound), !range.isEmpty else { return }
+        guard form.combines else { return fingerprint.add(target, range, size: size) }
+        for index in bases.indices { leaves[index] = bases[index].map { $0 + range.lowerBound * size } }
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {
-                plan.tree.sum(
-                    leaves,
-                    into: sum + range.lowerBound,
-                    first: range.lowerBound,
-                    count: range.count,
-                    mode: posted.floatMode,
-                    &fingerprint
-                )
+                plan.tree.combine(leaves, into: target, range, form, mode: posted.floatMode, &fingerprint)
             }
         }
     }
