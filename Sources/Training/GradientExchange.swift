@@ -33,6 +33,17 @@ public protocol GradientExchange: AnyObject {
     /// The lanes this member computes now; changes only inside `exchange`.
     var lanes: LaneSet { get }
 
+    /// True once a lane that this member computes was given to somebody else.
+    ///
+    /// From any thread, also while the lane is computed; costs a lock.
+    func hasMoved(lane: Int) -> Bool
+
+    /// Leaves the operation for the generation that gave lanes of this member to others: then ``lanes`` are those to
+    /// compute for this very operation.
+    ///
+    /// - Throws: as ``exchange(operation:contributions:laneValues:sum:settles:)``.
+    func moveOn() throws
+
     /// True when a member that joined waits for the state as it stands before the next operation.
     var wantsState: Bool { get }
 
@@ -81,6 +92,12 @@ extension GradientExchange {
 
     /// One.
     public var lastOperations: UInt64 { 1 }
+
+    /// False: nobody else is there.
+    public func hasMoved(lane: Int) -> Bool { false }
+
+    /// Never called while lanes stay.
+    public func moveOn() throws { preconditionFailure("lanes moved without anybody to take them") }
 
     /// False: nobody joins.
     public var wantsState: Bool { false }

@@ -252,22 +252,32 @@ final class Workspace {
         return (result.loss / Double(rows), Double(result.correct) / Double(rows))
     }
 
+    /// True when the last ``train(count:weights:_:team:)`` was not wanted to its end: its gradients are worth nothing.
+    private(set) var wasDropped = false
+
     /// Forward and backward.
     ///
     /// - Parameter training: its gradients, `[N]`, are overwritten with the sum over the samples; gaps between slices
-    ///   are left alone.
+    ///   are left alone. A pass that is not wanted any more ends early, see ``wasDropped``.
     func train(
         count: Int,
         weights: UnsafePointer<Float>,
         _ training: TrainingPass,
         team: Team = .alone
     ) -> (loss: Double, correct: Double) {
+        wasDropped = !training.isWanted()
+        guard !wasDropped else { return (0, 0) }
         let result = evaluate(count: count, weights: weights, training: training, team: team)
         // The gradient at each activation that is on its way.
         var held = [FloatArena?](repeating: nil, count: model.nodes.count)
         held[model.nodes.count - 1] = logitGradients
         for (index, node) in model.nodes.enumerated().reversed() {
             guard let arriving = held[index] else { continue }
+            guard training.isWanted() else {
+                wasDropped = true
+                for gradient in held { if let gradient { release(gradient) } }
+                return (0, 0)
+            }
             held[index] = nil
             let size = count * node.output.count
             switch node.operation {

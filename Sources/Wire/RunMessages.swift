@@ -240,6 +240,8 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case worked(steps: Int, lanes: LaneSet)
     /// How fast this member computes lanes.
     case pace(generation: Int, LanePace)
+    /// Members keep this one waiting with their lanes, for so long by now.
+    case late(generation: Int, members: [Int], milliseconds: Int)
     /// A checkpoint lies verified in the host's store.
     case checkpoint(manifest: Digest, weights: Digest, size: Int64, metric: EpochMetric)
     /// The state before the next operation lies in the host's store, for those who joined in that generation.

@@ -104,6 +104,46 @@ import Wire
         #expect((2...10).contains(moves))
     }
 
+    @Test func lateLanesAreComputedByTheOthersOnceThatIsCheaper() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        func late(_ milliseconds: Int, _ generation: Int? = nil) -> [RunMachine.Action] {
+            let generation = generation ?? machine.generation
+            return machine.handle(
+                .late(reporter: 0, generation: generation, members: [1], .milliseconds(milliseconds)),
+                now: start + .seconds(10)
+            )
+        }
+        // How long the others would take is not known yet.
+        #expect(late(5000).isEmpty)
+        #expect(report(&machine, slower: 1.5, from: 0, times: 2).isEmpty)
+        // 80 ms for the eight lanes, and 40 ms that the slower one is expected to need more.
+        #expect(late(110).isEmpty)
+        #expect(late(5000, 7).isEmpty)
+        let next = try plan(late(200))
+        #expect(next.members.map(\.lanes) == [LaneSet(0..<16), LaneSet()])
+        #expect(next.members.map(\.member) == [0, 1])
+        // The next one is not late before it is at work.
+        #expect(late(5000).isEmpty)
+    }
+
+    @Test func whoWasLateGetsLanesAgainByItsSpeed() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        _ = report(&machine, slower: 1, from: 0, times: 2)
+        let late = RunMachine.Event.late(reporter: 0, generation: 1, members: [1], .milliseconds(400))
+        _ = try plan(machine.handle(late, now: start + .seconds(1)))
+        // As slow as it was then: 80 ms of the others' and the wait for eight lanes.
+        let next = try plan(report(&machine, slower: 1, from: 8, times: 20))
+        let counts = next.members.map(\.lanes.count)
+        #expect(counts[1] >= 1 && counts[1] <= 3)
+    }
+
+    @Test func whatNobodyElseCanTakeIsWaitedFor() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        _ = report(&machine, slower: 1, from: 0, times: 2)
+        let both = RunMachine.Event.late(reporter: 2, generation: 1, members: [0, 1], .seconds(9))
+        #expect(machine.handle(both, now: start + .seconds(1)).isEmpty)
+    }
+
     @Test func aPaceOfAnotherGenerationMovesNothing() throws {
         var machine = try running(["a", "b"], lanes: 16)
         for time in 0..<20 {

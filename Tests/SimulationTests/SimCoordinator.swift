@@ -165,6 +165,10 @@ final class SimCoordinator {
                 )
             )
         case .exited(let end): feed(.exited(member: member, end: end))
+        case .pace(let generation, let pace): feed(.pace(member: member, generation: generation, pace))
+        case .late(let generation, let late, let milliseconds):
+            let waited = Duration.milliseconds(milliseconds)
+            feed(.late(reporter: member, generation: generation, members: late, waited))
         case .accepted(let plan, let reason): feed(.accepted(plan, by: member, reason: reason))
         case .refused(let generation, let mark, let promised, _):
             feed(.refused(member: member, generation: generation, mark: mark, promised: promised))

@@ -22,6 +22,7 @@ final class SimGroup {
     var readies = 0
     var hasCommitted = false
     var watch: SilenceWatch
+    var lateness: LatenessWatch
 
     var view: GenerationView { proposal.view }
     var count: Int { proposal.view.members.count }
@@ -40,6 +41,7 @@ final class SimGroup {
             owners: [true]
         )
         watch = SilenceWatch(members: count, limit: .seconds(1), now: now)
+        lateness = LatenessWatch(now: now)
         states[rank] = state
     }
 }
@@ -238,9 +240,16 @@ final class SimTrainer {
         group.early = []
         for frame in early { take(frame, group) }
         let operation = group.operation
-        world.after(world.random(20_000...250_000)) { [self] in
+        // Now and then a lane takes long, and the others may take it over.
+        let takes = world.happens(2) ? world.random(500_000...6_000_000) : world.random(20_000...250_000)
+        world.after(takes) { [self] in
             act {
                 guard self.group === group, group.operation == operation, !group.isComputed else { return }
+                let lanes = group.view.members[group.rank].lanes.count
+                if lanes > 0, self.world.happens(10) {
+                    let pace = LanePace(threads: 1, lanes: lanes, seconds: Double(takes) * 1e-6)
+                    self.agent.report(self.member, .pace(generation: group.view.number, pace))
+                }
                 self.contribute(group)
             }
         }
@@ -413,6 +422,21 @@ final class SimTrainer {
         if let silent = group.watch.look(awaited: awaited, at: world.now).first {
             broke(group, lost: group.view.members[silent].member, isSilent: true)
             return
+        }
+        let late = group.view.members.indices.filter { rank in
+            rank != group.rank && !group.view.members[rank].lanes.isEmpty
+                && group.ledger.next(.laneValues, from: rank) != nil
+        }
+        let operation = group.isComputed ? group.operation : nil
+        if let waited = group.lateness.look(operation: operation, late: late, at: world.now) {
+            agent.report(
+                member,
+                .late(
+                    generation: group.view.number,
+                    members: late.map { group.view.members[$0].member },
+                    milliseconds: Int(waited / .milliseconds(1))
+                )
+            )
         }
         world.after(200_000) { [self] in act { self.look(group) } }
     }

@@ -142,6 +142,41 @@ private final class ShakyExchange: GradientExchange {
     }
 }
 
+/// One member, some of whose lanes are taken while it computes them, and come back when it has moved on.
+private final class TakingExchange: GradientExchange {
+    private(set) var lanes = LaneSet(0..<4)
+    private(set) var moves = 0
+    /// Questions until lanes 2 and 3 are taken.
+    private var patience = 5
+
+    func hasMoved(lane: Int) -> Bool {
+        patience -= 1
+        return lane >= 2 && patience < 0 && lanes.count == 4
+    }
+
+    func moveOn() throws {
+        moves += 1
+        lanes = LaneSet([0, 1])
+    }
+
+    func exchange(
+        operation: UInt64,
+        contributions: [Contribution],
+        laneValues: inout [Double],
+        sum: UnsafeMutableBufferPointer<Float>,
+        settles: Bool
+    ) throws -> ExchangeOutcome {
+        #expect(contributions.map(\.subtree) == lanes.subtrees(laneCount: 4))
+        guard lanes.count == 4 else {
+            (lanes, patience) = (LaneSet(0..<4), 40)
+            return .retry
+        }
+        _ = sum.update(fromContentsOf: contributions[0].values)
+        patience = 3 + moves % 11
+        return .committed
+    }
+}
+
 /// Counts the samples that are read, and passes all on.
 struct CountedSamples: SampleSource {
     final class Counter: Sendable {
@@ -219,6 +254,17 @@ struct CountedSamples: SampleSource {
                     == alone.checkpoints.map(\.weightsDigest)
             )
         }
+    }
+
+    @Test(arguments: [Made.mlp, Made.cnn])
+    func lanesThatAreTakenWhileTheyAreComputedChangeNoBit(model: TypedSpec) throws {
+        let record = Made.record(model: model)
+        let samples = model == Made.mlp ? Made.flat() : Made.images()
+        let alone = try Made.train(record, samples, threads: 1)
+        let exchange = TakingExchange()
+        let result = try Made.train(record, samples, exchange: exchange, threads: 1)
+        #expect(exchange.moves > 4)
+        #expect(result.checkpoints.last?.files.map(\.bytes) == alone.checkpoints.last?.files.map(\.bytes))
     }
 
     @Test func aRetryComputesTheMissingLanesOnlyAndChangesNoBit() throws {

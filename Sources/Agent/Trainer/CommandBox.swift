@@ -64,6 +64,16 @@ final class CommandBox: Sendable {
     /// The number of the newest generation.
     var newest: Int { state.withLock { $0.generation?.number ?? 0 } }
 
+    /// Whether a generation above `number` has come in which a member does not have a lane.
+    func takes(_ lane: Int, from member: Int, after number: Int) -> Bool {
+        state.withLock { state in
+            guard let plan = state.generation, plan.number > max(number, state.abandoned) else {
+                return false
+            }
+            return plan.members.first { $0.member == member }?.lanes.contains(lane) != true
+        }
+    }
+
     /// Waits for a generation with a number above `number`; nil when none came in time.
     func wait(newerThan number: Int, milliseconds: Int) -> GenerationPlan? {
         let deadline = DispatchTime.now() + .milliseconds(milliseconds)

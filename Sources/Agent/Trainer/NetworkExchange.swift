@@ -172,6 +172,20 @@ final class NetworkExchange: GradientExchange {
         return .committed
     }
 
+    func hasMoved(lane: Int) -> Bool {
+        commands.takes(lane, from: start.member, after: plan?.number ?? 0)
+    }
+
+    func moveOn() throws {
+        guard let group, let plan else { preconditionFailure("join() comes first") }
+        leave(group, of: plan, because: CollectivesError(.aborted, "its lanes were given to others"))
+        feedback?.abandon()
+        // Nobody has a result of an operation to which this member gave nothing.
+        guard try enterNextGeneration() != .commitReady else {
+            throw AgentError("an operation was committed without this member's lanes", exitCode: .bug)
+        }
+    }
+
     private func leave(_ group: Group, of plan: GenerationPlan, because error: CollectivesError) {
         memberState = group.memberState
         commands.onInterrupt(nil)
@@ -249,7 +263,17 @@ final class NetworkExchange: GradientExchange {
                     owners: Set(
                         plan.members.indices.filter { plan.owners.contains(plan.members[$0].member) }
                     ),
-                    options: options
+                    options: options,
+                    onWait: { [report, commands] wait in
+                        guard commands.newest == plan.number else { return }
+                        report(
+                            .late(
+                                generation: plan.number,
+                                members: wait.ranks.map { plan.members[$0].member },
+                                milliseconds: Int(wait.duration / .milliseconds(1))
+                            )
+                        )
+                    }
                 )
                 report(.confirmed(generation: plan.number, mark: plan.view.mark))
                 guard desk.opened(plan.number) else {

@@ -11,10 +11,12 @@ final class CommLoop {
     let shared: GroupShared
     let exchange: SharedExchange?
     let onFailure: (@Sendable (CollectivesError) -> Void)?
+    let onWait: (@Sendable (GroupWait) -> Void)?
     let links: [MemberLink]
     let slots: [OperationSlot]
     var polls = PollSet()
     var watch: SilenceWatch
+    var lateness: LatenessWatch
     var counters = Group.Counters()
     /// The operation that all of this is about, or the next one.
     var current: UInt64
@@ -31,18 +33,21 @@ final class CommLoop {
         _ shared: GroupShared,
         _ links: [Int: any Link],
         _ exchange: SharedExchange?,
-        _ onFailure: (@Sendable (CollectivesError) -> Void)?
+        _ onFailure: (@Sendable (CollectivesError) -> Void)?,
+        _ onWait: (@Sendable (GroupWait) -> Void)? = nil
     ) {
         let now = ContinuousClock.now
         self.plan = plan
         self.shared = shared
         self.exchange = exchange
         self.onFailure = onFailure
+        self.onWait = onWait
         self.links = links.sorted { $0.key < $1.key }.map {
             MemberLink(rank: $0.key, link: $0.value, now: now)
         }
         slots = [OperationSlot(plan: plan), OperationSlot(plan: plan)]
         watch = SilenceWatch(members: plan.memberCount, limit: plan.silenceLimit, now: now)
+        lateness = LatenessWatch(now: now)
         current = shared.state.withLock { $0.member.committed }
         leaves = Array(repeating: nil, count: plan.tree.leaves.count)
     }
@@ -100,6 +105,10 @@ final class CommLoop {
                 ranks: silent
             )
         }
+        let late = self.late
+        if let waited = lateness.look(operation: operationInFlight, late: late, at: now) {
+            onWait?(GroupWait(ranks: late, duration: waited))
+        }
         return true
     }
 
@@ -107,6 +116,16 @@ final class CommLoop {
     var awaited: [Int] {
         guard let operation = operationInFlight else { return [] }
         return links.filter { !$0.hasEnded && !hasLastWord(of: $0.rank, on: operation) }.map(\.rank)
+    }
+
+    /// The members that have lanes and have given nothing of them to the operation in flight.
+    var late: [Int] {
+        guard onWait != nil, let operation = operationInFlight else { return [] }
+        return links.map(\.rank).filter { rank in
+            guard !plan.lanes[rank].isEmpty else { return false }
+            if active != nil { return slot.ledger.next(.laneValues, from: rank) != nil }
+            return !(exchange?.hasPosted(rank, operation) ?? true)
+        }
     }
 
     /// The operation that the caller waits for, over links or through memory.

@@ -20,6 +20,14 @@ public struct Member: Hashable, Sendable {
     }
 }
 
+/// Members that keep another one waiting with their lanes.
+public struct GroupWait: Hashable, Sendable {
+    /// Those whose part of the operation has not begun to come.
+    public var ranks: [Int]
+    /// How long the other one has waited.
+    public var duration: Duration
+}
+
 /// The members of one generation of a run, joined: they combine what their lanes computed, operation by operation.
 ///
 /// One thread of its own moves all bytes, adds, and shows a sign of life each 200 ms also while the caller computes.
@@ -97,6 +105,8 @@ public final class Group: Sendable {
     ///   - options: what may be tuned.
     ///   - onFailure: called once, on the group's thread, when the group can't go on; must not block or close the
     ///     group. Not called for ``abort(_:)`` and ``close()`` on this side.
+    ///   - onWait: called on the group's thread when members that have lanes keep this one waiting, first after 0.2 to
+    ///     0.4 s, then each time that the wait has doubled; must not block or close the group.
     /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: those missing), `.handshakeRefused`, `.mismatch`,
     ///   `.diverged`, `.aborted` (``Endpoint/abandon(generation:of:)``), `.closed`, `.system`.
     /// - Cost: P - 1 links, one thread, 0.4 MiB a link.
@@ -113,7 +123,8 @@ public final class Group: Sendable {
         dials: Set<Int>? = nil,
         owners: Set<Int> = [],
         options: Options = Options(),
-        onFailure: (@Sendable (CollectivesError) -> Void)? = nil
+        onFailure: (@Sendable (CollectivesError) -> Void)? = nil,
+        onWait: (@Sendable (GroupWait) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
         precondition(members.indices.contains(rank), "rank \(rank) of \(members.count) members")
         precondition(members.indices.allSatisfy { members[$0].rank == $0 }, "members are not in rank order")
@@ -168,7 +179,7 @@ public final class Group: Sendable {
             if members.count > 1 {
                 let links = met.mapValues(\.link)
                 thread = try CommThread(name: "coord-comm-\(rank)") {
-                    CommLoop(plan, shared, links, exchange, onFailure).run()
+                    CommLoop(plan, shared, links, exchange, onFailure, onWait).run()
                 }
             }
             return Group(

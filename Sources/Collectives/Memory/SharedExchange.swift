@@ -105,6 +105,11 @@ final class SharedExchange: @unchecked Sendable {
         peers.first { $0.rank == rank }?.control.ready(of: operation) != nil
     }
 
+    /// Whether a member has told where its part of an operation lies.
+    func hasPosted(_ rank: Int, _ operation: UInt64) -> Bool {
+        peers.first { $0.rank == rank }.map { $0.control.read(ControlBlock.posted) > operation } ?? false
+    }
+
     // MARK: For the caller
 
     /// Asks whether every member reaches every other's memory; they all get one answer.

@@ -15,6 +15,8 @@ struct LaneBalance: Sendable {
     private static let longestRest = Duration.seconds(60)
 
     private var paces: [Int: LanePace] = [:]
+    /// Members whose lanes others took over, and that were not measured since.
+    private var lateSince: [Int: ContinuousClock.Instant] = [:]
     private var agreeing = 0
     private var lastLook: ContinuousClock.Instant?
     private var lastMove: ContinuousClock.Instant?
@@ -24,6 +26,7 @@ struct LaneBalance: Sendable {
     mutating func note(_ pace: LanePace, of member: Int) {
         guard pace.secondsPerRound.isFinite, pace.secondsPerRound > 0 else { return }
         paces[member] = pace
+        lateSince[member] = nil
     }
 
     /// The paces of some members; one that was not measured yet is taken to be as fast as the others on average.
@@ -33,12 +36,52 @@ struct LaneBalance: Sendable {
         return members.map { paces[$0] ?? LanePace(threads: 1, lanes: 1, seconds: mean) }
     }
 
+    /// Whether what is late is computed by the others, because that takes no longer than the wait has lasted so far.
+    ///
+    /// Whoever waits as long as the other way would take, and then takes it, loses at most twice what knowing the future
+    /// would have saved. What the slower ones are known to need is not counted: lanes follow that by themselves.
+    /// - Parameters:
+    ///   - held: the lanes of each member.
+    ///   - late: those that are waited for.
+    mutating func isLate(
+        _ held: [Int: LaneSet],
+        late: Set<Int>,
+        waited: Duration,
+        laneCount: Int,
+        now: ContinuousClock.Instant
+    ) -> Bool {
+        let others = held.keys.filter { !late.contains($0) }.sorted()
+        guard !others.isEmpty, held.keys.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
+            return false
+        }
+        func seconds(_ member: Int) -> Double { paces[member]?.seconds(held[member]?.count ?? 0) ?? 0 }
+        let done = others.map(seconds).min() ?? 0
+        let expected = max(0, (late.map(seconds).max() ?? 0) - done)
+        let sets = others.map { held[$0] ?? LaneSet() }
+        let measured = paces(of: others)
+        let more = LanePlanner.reassign(held: sets, laneCount: laneCount, paces: measured)
+        let again = zip(zip(sets, more), measured).map { $1.seconds($0.1.count - $0.0.count) }.max() ?? 0
+        let wait = waited / .seconds(1)
+        guard wait > expected + again else { return false }
+        for member in late {
+            let (threads, lanes) = (paces[member]?.threads ?? 1, held[member]?.count ?? 1)
+            paces[member] = LanePace(threads: threads, lanes: lanes, seconds: done + wait)
+            lateSince[member] = now
+        }
+        moved(now)
+        return true
+    }
+
     /// Looks at the members of a generation: how many lanes each should have; nil while all stays as it is.
     ///
     /// - Parameter held: the lanes of each member now.
     mutating func look(_ held: [Int: LaneSet], laneCount: Int, now: ContinuousClock.Instant) -> [Int: Int]? {
         if let lastLook, now - lastLook < Self.lookInterval { return nil }
         lastLook = now
+        // What was late once is tried again, ever more rarely while it comes to nothing.
+        for (member, since) in lateSince where now - since > rest * 2 {
+            (paces[member], lateSince[member]) = (nil, nil)
+        }
         let members = held.keys.sorted()
         guard members.count > 1, members.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
             return nil
@@ -53,11 +96,15 @@ struct LaneBalance: Sendable {
         agreeing += 1
         if let lastMove, now - lastMove < rest { return nil }
         guard agreeing >= Self.looks else { return nil }
-        // What has to be moved again soon was not worth much: the next one waits twice as long.
+        moved(now)
+        return Dictionary(uniqueKeysWithValues: zip(members, better))
+    }
+
+    /// What has to be moved again soon was not worth much: the next move waits twice as long.
+    private mutating func moved(_ now: ContinuousClock.Instant) {
         let isSoon = lastMove.map { now - $0 < rest * 4 } ?? false
         rest = isSoon ? min(rest * 2, Self.longestRest) : Self.shortestRest
         lastMove = now
         agreeing = 0
-        return Dictionary(uniqueKeysWithValues: zip(members, better))
     }
 }

@@ -37,6 +37,8 @@ struct RunMachine: Sendable {
         case finished(member: Int)
         /// How fast a member computes its lanes.
         case pace(member: Int, generation: Int, LanePace)
+        /// Members keep another one waiting with their lanes.
+        case late(reporter: Int, generation: Int, members: [Int], Duration)
         /// A trainer was started for a run in progress.
         case joining(member: Int, host: String)
         /// A member that joined was given the run's state.
@@ -124,9 +126,9 @@ struct RunMachine: Sendable {
     var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
     private var lastLoss: String?
-    private var balance = LaneBalance()
+    var balance = LaneBalance()
     /// Lanes do not follow the measured speed.
-    private let isFixed: Bool
+    let isFixed: Bool
     private let makeSecret: @Sendable () -> WireSecret
     /// What the next generation must reckon with.
     var succession: Succession
@@ -295,6 +297,8 @@ struct RunMachine: Sendable {
             if relinkAt == nil { relinkAt = now + Self.relinkPatience }
             suspect = lost.map { ($0, reason) } ?? suspect
             return []
+        case .late(let reporter, let generation, let late, let waited):
+            return generation == self.generation ? takeOver(from: Set(late), waited, reporter) : []
         case .joining(let number, let host):
             precondition(members[number] == nil, "member \(number) is not new")
             members[number] = Member(host: host, joins: generation > 0)
@@ -502,17 +506,27 @@ struct RunMachine: Sendable {
 
     /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those who are done first.
     ///
-    /// - Parameter rebalances: give all lanes out anew by measured speed.
-    mutating func next(_ reason: String, rebalances: Bool = false) -> [Action] {
+    /// - Parameters:
+    ///   - rebalances: give all lanes out anew by measured speed.
+    ///   - spared: members that get none.
+    mutating func next(
+        _ reason: String,
+        rebalances: Bool = false,
+        sparing spared: Set<Int> = []
+    ) -> [Action] {
         // Whose ways are not known yet enters with a later generation.
         let mayEnter = generation == 0 || !isRouting
         let known = planned
         let expulsions = expelThoseBehind()
-        let working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
+        var working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
             .sorted { $0.key < $1.key }
         guard working.contains(where: { !$0.value.joins }) else { return expulsions + conclude() }
         if let shortage = shortage(of: Set(working.map(\.key))) { return expulsions + park(shortage) }
-        let paces = balance.paces(of: working.map(\.key))
+        var paces = balance.paces(of: working.map(\.key))
+        for index in working.indices where spared.contains(working[index].key) {
+            paces[index] = LanePace(threads: 1, lanes: 1, seconds: .infinity)
+            working[index].value.lanes = LaneSet()
+        }
         let unitCount = laneCount / laneUnit
         var units =
             generation == 0 || rebalances
@@ -525,7 +539,8 @@ struct RunMachine: Sendable {
                 laneCount: unitCount,
                 paces: paces
             )
-        if let anchor = anchor(among: working.map(\.value.host)) {
+        let anchored = working.map { spared.contains($0.key) ? "" : $0.value.host }
+        if let anchor = anchor(among: anchored) {
             units = LaneZero.give(to: anchor, of: units)
         }
         let lanes = units.map { LaneSet(units: $0, of: laneUnit) }

@@ -161,7 +161,7 @@ extension Coordinator {
             // Each member reports it; the run may be over before a coordinator hears of it.
             let reason = "made by the workers: \(reason)"
             try keep(plan, reason: reason, mayBeKept: true, at: event.time, in: transaction)
-        case .listening, .joined, .pace, .state, .opening, .confirmed: break
+        case .listening, .joined, .pace, .late, .state, .opening, .confirmed: break
         }
     }
 
@@ -210,6 +210,9 @@ extension Coordinator {
             tell(active.id, .note("\(host): checkpoint of epoch \(epoch) was not kept: \(message)"))
         case .pace(let generation, let pace):
             feed(.pace(member: event.member, generation: generation, pace))
+        case .late(let generation, let members, let milliseconds):
+            let waited = Duration.milliseconds(milliseconds)
+            feed(.late(reporter: event.member, generation: generation, members: members, waited))
         case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
         case .accepted(let plan, let reason): feed(.accepted(plan, by: event.member, reason: reason))
         case .opening(let generation, let mark):

@@ -68,6 +68,8 @@ struct TrainingPass {
     let position: Int
     /// In what numbers products are computed.
     var precision = Precision.float32
+    /// Asked between two layers, from then on the pass may be dropped.
+    var isWanted: () -> Bool = { true }
 }
 
 /// What a layer works with during one pass of one lane.

@@ -410,7 +410,14 @@ public final class TrainingLoop {
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
             let begun = ContinuousClock.now
-            for (lane, result) in zip(missing, try compute(missing, isRetry)) { rows[lane] = result }
+            for (lane, result) in zip(missing, try compute(missing, isRetry)) where !result.isDropped {
+                rows[lane] = result
+            }
+            guard held.lanes.allSatisfy({ rows[$0] != nil }) else {
+                try exchange.moveOn()
+                isRetry = true
+                continue
+            }
             var values = [Double](repeating: 0, count: laneCount * Self.valueCount)
             for lane in held.lanes {
                 guard let row = rows[lane] else { continue }
@@ -466,6 +473,8 @@ public final class TrainingLoop {
                 gradients[index].clear()
                 return LaneResult()
             }
+            // An island is ahead of the others: its lanes stay.
+            let isWanted = { self.islands != nil || !self.exchange.hasMoved(lane: lanes[index]) }
             return computeParts(
                 of: batches[index],
                 from: lanes[index] * (record.spec.batch / record.spec.lanes),
@@ -473,7 +482,8 @@ public final class TrainingLoop {
                 in: workspaces[thread],
                 gradients[index],
                 weights: weights,
-                team: team
+                team: team,
+                isWanted: isWanted
             )
         }
     }
@@ -490,7 +500,8 @@ public final class TrainingLoop {
         in workspace: Workspace,
         _ gradient: FloatArena,
         weights: FloatArena,
-        team: Team
+        team: Team,
+        isWanted: @escaping () -> Bool
     ) -> LaneResult {
         var result = LaneResult()
         for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
@@ -505,10 +516,12 @@ public final class TrainingLoop {
                     random: random,
                     step: step,
                     position: place + first,
-                    precision: record.spec.precision ?? .float32
+                    precision: record.spec.precision ?? .float32,
+                    isWanted: isWanted
                 ),
                 team: team
             )
+            guard !workspace.wasDropped else { return LaneResult(isDropped: true) }
             if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
             result.add(LaneResult(loss: loss, correct: correct, count: part.count))
         }

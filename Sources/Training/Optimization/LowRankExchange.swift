@@ -78,6 +78,8 @@ final class LowRankExchange: GradientExchange {
     var wantsState: Bool { base.wantsState }
     var bytesSent: Int { base.bytesSent }
     func take(state: Checkpoint) throws { try base.take(state: state) }
+    func hasMoved(lane: Int) -> Bool { base.hasMoved(lane: lane) }
+    func moveOn() throws { try base.moveOn() }
 
     // MARK: What a checkpoint holds
 
