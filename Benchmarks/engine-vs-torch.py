@@ -32,6 +32,7 @@ ROWS = {
     "gpt": ("gpt", "gpt", {"layers": 4, "heads": 4, "features": 128}, [64], 65, 12, 4, 25, False, 1.2),
     "resnet18": ("resnet18", "resnet18", {"stem": "cifar"}, [3, 32, 32], 10, 64, 8, 3, False, 1.2),
     "resnet18-bf16": ("resnet18-bf16", "resnet18", {"stem": "cifar"}, [3, 32, 32], 10, 64, 8, 3, True, 1.5),
+    "mobilenet_v2": ("mobilenet_v2", "mobilenet_v2", {}, [3, 64, 64], 10, 64, 8, 3, False, "-"),
 }
 
 

@@ -52,6 +52,11 @@ struct Workload {
             optimizer: momentum,
             precision: .bf16
         ),
+        "mobilenet_v2": Workload(
+            model: TypedSpec(type: "mobilenet_v2"),
+            shape: [3, 64, 64],
+            optimizer: momentum
+        ),
         // The two of train-vs-ddp.py.
         "mlp-784-512-256-10": Workload(
             model: TypedSpec(type: "mlp", parameters: ["hidden": .list([.integer(512), .integer(256)])]),

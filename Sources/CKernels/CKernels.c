@@ -29,6 +29,13 @@ typedef float coord_v4_near __attribute__((vector_size(16), aligned(4), may_alia
 static const uint32_t coord_sixteen_ones[32] = {
     ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u};
 
+// A small image with its border, taken apart by even and odd rows and columns: with stride 2 each tap then reads whole rows.
+#define COORD_HALVES (21 * 21)
+#define COORD_IS_HALVED(w)                                                                                         \
+    ((w)->stride == 2 && (w)->dilation == 1 && ((w)->out_width == 16 || (w)->out_width == 8 || (w)->out_width == 4) && \
+     (w)->height == 2 * (w)->out_height && (w)->width == 2 * (w)->out_width && (w)->kernel <= 5 &&                 \
+     (w)->padding == (w)->kernel / 2 && (w)->out_height <= 16)
+
 #define COORD_ENTRY(name, arguments, ...) .name = SET(name),
 
 #if defined(__x86_64__)
@@ -39,75 +46,42 @@ static const uint32_t coord_sixteen_ones[32] = {
 #define COORD_FMA(a, b, c) ((a) * (b) + (c))
 #define COORD_PANEL_ROWS 2
 #define COORD_PANEL_VECTORS 1
+#define COORD_PAIRS 0
 #pragma clang attribute push(__attribute__((target("sse4.2,popcnt"))), apply_to = function)
-#include "KernelBodies.h"
-#include "OptimizerBodies.h"
-#include "LayerBodies.h"
-#include "WinogradBodies.h"
-#include "FewRowsBodies.h"
-#include "ProductBodies.h"
-#include "KernelTable.h"
+#include "AllBodies.h"
 #pragma clang attribute pop
-#undef SET
-#undef COORD_FMA
-#undef COORD_PANEL_ROWS
-#undef COORD_PANEL_VECTORS
 
 #define SET(name) name##_v3
 #define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 #define COORD_PANEL_ROWS 4
 #define COORD_PANEL_VECTORS 1
+#define COORD_PAIRS 0
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
-#include "KernelBodies.h"
-#include "OptimizerBodies.h"
-#include "LayerBodies.h"
-#include "WinogradBodies.h"
-#include "FewRowsBodies.h"
-#include "ProductBodies.h"
-#include "KernelTable.h"
+#include "AllBodies.h"
 #pragma clang attribute pop
-#undef SET
-#undef COORD_FMA
-#undef COORD_PANEL_ROWS
-#undef COORD_PANEL_VECTORS
 
 #define SET(name) name##_v4
 #define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 #define COORD_PANEL_ROWS 8
 #define COORD_PANEL_VECTORS 2
+#define COORD_PAIRS 0
 #pragma clang attribute push( \
     __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
     apply_to = function)
-#include "KernelBodies.h"
-#include "OptimizerBodies.h"
-#include "LayerBodies.h"
-#include "WinogradBodies.h"
-#include "FewRowsBodies.h"
-#include "ProductBodies.h"
-#include "KernelTable.h"
+#include "AllBodies.h"
 #pragma clang attribute pop
 
 // The same bits, with AVX512-BF16 where the CPU has it.
+#define SET(name) name##_v4_bf16
+#define COORD_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#define COORD_PANEL_ROWS 8
+#define COORD_PANEL_VECTORS 2
+#define COORD_PAIRS 1
 #pragma clang attribute push( \
     __attribute__((target("avx512bf16,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt"))), \
     apply_to = function)
-#undef COORD_PAIRS
-#define COORD_PAIRS 1
-#define COORD_TABLE table_v4_bf16
-#define COORD_PRODUCT product_v4_bf16
-#define rounded_v4 rounded_v4_bf16
-#define take16_v4 take16_v4_bf16
-#define pack_v4 pack_v4_bf16
-#define product_panel_v4 product_panel_v4_bf16
-#define product_v4 product_v4_bf16
-#include "ProductBodies.h"
-#undef product_v4
-#include "KernelTable.h"
+#include "AllBodies.h"
 #pragma clang attribute pop
-#undef SET
-#undef COORD_FMA
-#undef COORD_PANEL_ROWS
-#undef COORD_PANEL_VECTORS
 
 static int has_bf16(void) {
     unsigned a, b, c, d;
@@ -143,17 +117,8 @@ void coord_float_mode_leave(unsigned before) { _mm_setcsr(before); }
 #endif
 #define COORD_PANEL_ROWS 4
 #define COORD_PANEL_VECTORS 1
-#include "KernelBodies.h"
-#include "OptimizerBodies.h"
-#include "LayerBodies.h"
-#include "WinogradBodies.h"
-#include "FewRowsBodies.h"
-#include "ProductBodies.h"
-#include "KernelTable.h"
-#undef SET
-#undef COORD_FMA
-#undef COORD_PANEL_ROWS
-#undef COORD_PANEL_VECTORS
+#define COORD_PAIRS 0
+#include "AllBodies.h"
 
 const coord_kernels *coord_kernels_for(int level) { return level == 0 ? &table_generic : NULL; }
 

@@ -226,8 +226,74 @@ static void SET(cross_entropy)(
     *correct = right;
 }
 
+// Where pixel (y, x) of the image lies in the halves.
+static inline size_t SET(half_at)(const coord_window *w, int y, int x) {
+    const int more = w->kernel / 2 + 1, wide = w->out_width + more;
+    y += w->padding, x += w->padding;
+    return (size_t)(y % 2 * 2 + x % 2) * wide * (w->out_height + more) + y / 2 * wide + x / 2;
+}
+
+static inline void SET(halved_copy)(float *into, const float *from, int width) {
+    if (width == 16)
+        memcpy(into, from, 64);
+    else if (width == 8)
+        memcpy(into, from, 32);
+    else
+        memcpy(into, from, 16);
+}
+
+static void SET(im2col_halved)(
+    float *restrict columns, const float *restrict x, const coord_window *w, int32_t first, int32_t count) {
+    const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width, k = w->kernel, p = w->padding;
+    const int wide = OW + k / 2 + 1;
+    float halves[4 * COORD_HALVES] = {0};
+    for (int c = 0; c < w->channels; c++)
+        for (int b = 0; b < count; b++) {
+            const float *plane = x + ((size_t)c * w->samples + first + b) * H * W;
+            for (int y = 0; y < H; y++) {
+                float *even = halves + SET(half_at)(w, y, 0), *odd = halves + SET(half_at)(w, y, 1);
+                for (int i = 0; i < OW; i++) {
+                    even[i] = plane[y * W + 2 * i];
+                    odd[i] = plane[y * W + 2 * i + 1];
+                }
+            }
+            for (int tap = 0; tap < k * k; tap++) {
+                const float *from = halves + SET(half_at)(w, tap / k - p, tap % k - p);
+                float *out = columns + (((size_t)c * k * k + tap) * count + b) * OH * OW;
+                for (int y = 0; y < OH; y++) SET(halved_copy)(out + y * OW, from + y * wide, OW);
+            }
+        }
+}
+
+// Each pixel's sum has the order of the taps, as in col2im.
+static void SET(col2im_halved)(
+    float *restrict dx, const float *restrict columns, const coord_window *w, int32_t first, int32_t count) {
+    const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width, k = w->kernel, p = w->padding;
+    const int wide = OW + k / 2 + 1;
+    float halves[4 * COORD_HALVES];
+    for (int c = 0; c < w->channels; c++)
+        for (int b = 0; b < count; b++) {
+            float *plane = dx + ((size_t)c * w->samples + first + b) * H * W;
+            memset(halves, 0, 4 * wide * (OH + k / 2 + 1) * sizeof(float));
+            for (int tap = 0; tap < k * k; tap++) {
+                float *into = halves + SET(half_at)(w, tap / k - p, tap % k - p);
+                const float *in = columns + (((size_t)c * k * k + tap) * count + b) * OH * OW;
+                for (int y = 0; y < OH; y++)
+                    for (int i = 0; i < OW; i++) into[y * wide + i] = into[y * wide + i] + in[y * OW + i];
+            }
+            for (int y = 0; y < H; y++) {
+                const float *even = halves + SET(half_at)(w, y, 0), *odd = halves + SET(half_at)(w, y, 1);
+                for (int i = 0; i < OW; i++) {
+                    plane[y * W + 2 * i] = even[i];
+                    plane[y * W + 2 * i + 1] = odd[i];
+                }
+            }
+        }
+}
+
 // x: [C, B, H, W] -> columns: [C*k*k, count*OH*OW] for the samples first ..< first + count.
 static void SET(im2col)(float *columns, const float *x, const coord_window *w, int32_t first, int32_t count) {
+    if (COORD_IS_HALVED(w)) return SET(im2col_halved)(columns, x, w, first, count);
     const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width;
     const int k = w->kernel, s = w->stride, p = w->padding, d = w->dilation;
     float *out = columns;
@@ -263,6 +329,7 @@ static void SET(im2col)(float *columns, const float *x, const coord_window *w, i
 // The transpose of im2col: adds into dx, which it clears first, in the order of the columns.
 static void SET(col2im)(
     float *restrict dx, const float *restrict columns, const coord_window *w, int32_t first, int32_t count) {
+    if (COORD_IS_HALVED(w) && w->kernel > 1) return SET(col2im_halved)(dx, columns, w, first, count);
     const int H = w->height, W = w->width, OH = w->out_height, OW = w->out_width;
     const int k = w->kernel, s = w->stride, p = w->padding, d = w->dilation;
     const float *in = columns;

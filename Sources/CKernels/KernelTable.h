@@ -1,11 +1,6 @@
 // The table of the kernels of one instruction set; included after the bodies, once an instruction set.
 
-#ifndef COORD_TABLE
-#define COORD_TABLE SET(table)
-#define COORD_PRODUCT SET(product)
-#endif
-
-static const coord_kernels COORD_TABLE = {
+static const coord_kernels SET(table) = {
     .add = SET(add), .tree_sum = SET(tree_sum), .divide = SET(divide), .scale = SET(scale),
     .sum_squares = SET(sum_squares), .moments = SET(moments), .normalize = SET(normalize),
     .bias_rows = SET(bias_rows), .bias_planes = SET(bias_planes), .column_sums = SET(column_sums),
@@ -16,8 +11,6 @@ static const coord_kernels COORD_TABLE = {
     COORD_LAYER_KERNELS(COORD_ENTRY)
     COORD_WINOGRAD_KERNELS(COORD_ENTRY)
     COORD_FEW_ROWS_KERNELS(COORD_ENTRY)
-    .product = COORD_PRODUCT,
+    COORD_DEPTHWISE_KERNELS(COORD_ENTRY)
+    COORD_PRODUCT_KERNELS(COORD_ENTRY)
 };
-
-#undef COORD_TABLE
-#undef COORD_PRODUCT

@@ -1,15 +1,18 @@
 internal import Basics
 internal import CKernels
 
-/// Products of operands rounded to bfloat16.
+/// Products of matrices, exact or of operands rounded to bfloat16.
 extension Kernels {
-    /// `c = a · b + beta · c` with both operands rounded to the nearest bfloat16, summed in single precision in the order of
-    /// the common dimension; the parameters are those of ``BLAS/multiply(_:_:_:_:_:lda:_:_:ldb:beta:_:ldc:)``.
+    /// `c = a · b + beta · c`, summed in single precision in the order of the common dimension; the parameters are those of
+    /// ``BLAS/multiply(_:_:_:_:_:lda:_:_:ldb:beta:_:ldc:)``.
     ///
-    /// The bits of a number depend on its row and column alone, not on the size of the call; they are the same in all sets.
+    /// The bits of a number depend on its row and column alone, not on the size of the call. Rounded they are the same in
+    /// all sets, exact in those with fused multiply-add.
     ///
-    /// - Parameter beta: 0 or 1.
-    public func multiplyRounded(
+    /// - Parameters:
+    ///   - beta: 0 or 1.
+    ///   - rounds: whether both operands are rounded to the nearest bfloat16.
+    public func multiply(
         _ m: Int,
         _ n: Int,
         _ k: Int,
@@ -21,11 +24,13 @@ extension Kernels {
         ldb: Int,
         beta: Float = 0,
         _ c: UnsafeMutablePointer<Float>,
-        ldc: Int
+        ldc: Int,
+        rounds: Bool
     ) {
         precondition(beta == 0 || beta == 1, "beta \(beta)")
         withUnsafeTemporaryAllocation(of: Float.self, capacity: coord_product_scratch(m, n, k)) { scratch in
-            coord_product(
+            let product = rounds ? coord_rounded_product : coord_product
+            product(
                 table,
                 c,
                 ldc,

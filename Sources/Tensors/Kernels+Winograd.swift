@@ -54,39 +54,40 @@ extension Kernels {
     ///   - w: `[K, C, 3, 3]` of the convolution on its way forward.
     ///   - shape: for the way back, the turned one.
     ///   - isTurned: whether it is.
+    ///   - rounds: whether the transformed numbers are rounded to bfloat16, as `winogradForward` must be told, too.
     public func winogradFilters(
         _ u: UnsafeMutablePointer<Float>,
         _ w: UnsafePointer<Float>,
         _ shape: Winograd,
         isTurned: Bool,
+        rounds: Bool = false,
         _ rows: Range<Int>
     ) {
         var s = isTurned ? shape.turned.inC : shape.inC
-        coord_winograd_filters(
-            table,
-            u,
-            w,
-            &s,
-            isTurned ? 1 : 0,
-            Int32(rows.lowerBound),
-            Int32(rows.upperBound)
-        )
+        let transform = rounds ? coord_rounded_winograd_filters : coord_winograd_filters
+        transform(table, u, w, &s, isTurned ? 1 : 0, Int32(rows.lowerBound), Int32(rows.upperBound))
     }
 
-    /// The outputs of some blocks of tiles; how they are cut leaves no trace.
+    /// The outputs of some blocks of tiles and of rows of filters; how they are cut leaves no trace.
     ///
-    /// - Parameter scratch: `forwardScratch` numbers.
+    /// - Parameters:
+    ///   - rounds: whether the transformed inputs are rounded to bfloat16.
+    ///   - rows: which of the `rowBlocks`.
+    ///   - scratch: `forwardScratch` numbers.
     public func winogradForward(
         _ y: UnsafeMutablePointer<Float>,
         _ x: UnsafePointer<Float>,
         _ u: UnsafePointer<Float>,
         bias: UnsafePointer<Float>?,
         _ shape: Winograd,
+        rounds: Bool = false,
         _ blocks: Range<Int>,
+        rows: Range<Int>,
         scratch: UnsafeMutablePointer<Float>
     ) {
         var s = shape.inC
-        coord_winograd_forward(
+        let convolve = rounds ? coord_rounded_winograd_forward : coord_winograd_forward
+        convolve(
             table,
             y,
             x,
@@ -95,23 +96,29 @@ extension Kernels {
             &s,
             Int32(blocks.lowerBound),
             Int32(blocks.upperBound),
+            Int32(rows.lowerBound),
+            Int32(rows.upperBound),
             scratch
         )
     }
 
     /// The gradient of some blocks of filters; how they are cut leaves no trace.
     ///
-    /// - Parameter scratch: `weightsScratch(filterBlocks.count)` numbers.
+    /// - Parameters:
+    ///   - rounds: whether the transformed inputs and gradients are rounded to bfloat16.
+    ///   - scratch: `weightsScratch(filterBlocks.count)` numbers.
     public func winogradWeights(
         _ dw: UnsafeMutablePointer<Float>,
         _ x: UnsafePointer<Float>,
         _ dy: UnsafePointer<Float>,
         _ shape: Winograd,
+        rounds: Bool = false,
         _ filterBlocks: Range<Int>,
         scratch: UnsafeMutablePointer<Float>
     ) {
         var s = shape.inC
-        coord_winograd_weights(
+        let sum = rounds ? coord_rounded_winograd_weights : coord_winograd_weights
+        sum(
             table,
             dw,
             x,

@@ -6,6 +6,16 @@ import Testing
 /// The kernel sets that this CPU has, the plainest first.
 let presentSets: [KernelSet] = KernelSet.allCases.filter { set in Machine.kernels.map { set <= $0 } ?? false }
 
+/// Every set that this CPU has, and those that have instructions of their own also without them.
+var presentVariants: [(name: String, kernels: Kernels)] {
+    get throws {
+        try presentSets.flatMap { set in
+            let kernels = try Kernels(set)
+            return [(set.rawValue, kernels), ("\(set.rawValue), plain", kernels.withoutExtensions)]
+        }
+    }
+}
+
 /// Numbers from a counter: about normal, some tiny, some zero.
 func numbers(_ count: Int, seed: UInt64, scale: Float = 1) -> [Float] {
     let random = RandomSource(seed: seed)

@@ -120,7 +120,8 @@ public enum KernelSet: String, Hashable, Sendable, Codable, CaseIterable, Compar
 public enum Precision: String, Hashable, Sendable, Codable, CaseIterable {
     /// Single precision everywhere.
     case float32
-    /// Operands of dense layers and column convolutions rounded to bfloat16, sums and all else in single precision.
+    /// Operands of dense layers and of convolutions rounded to bfloat16 (3×3 with stride 1: on the way back only, depthwise:
+    /// never), sums and all else in single precision.
     case bf16
 }
 

@@ -36,22 +36,26 @@ static inline size_t coord_winograd_blocks(const coord_winograd *s) {
     return (coord_winograd_tiles(s) + block - 1) / block;
 }
 
+/// Numbers between one of the 36 products' operands and the next, beside their own: without them all would lie in the same
+/// sets of the caches.
+enum { COORD_APART = 16 };
+
 /// Numbers of transformed filters; `turned` as in winograd_filters.
 static inline size_t coord_winograd_filter_count(const coord_winograd *s, int32_t turned) {
     size_t rows = turned ? s->channels : s->filters, columns = turned ? s->filters : s->channels;
-    return 36 * ((rows + 7) / 8 * 8) * columns;
+    return 36 * ((rows + 7) / 8 * 8 * columns + COORD_APART);
 }
 
 /// Numbers of scratch of winograd_forward.
 static inline size_t coord_winograd_forward_scratch(const coord_winograd *s) {
     size_t panels = coord_winograd_block(s) / 32;
-    return 36 * panels * 32 * ((size_t)s->channels + (s->filters + 7) / 8 * 8);
+    return 36 * (panels * 32 * ((size_t)s->channels + (s->filters + 7) / 8 * 8) + 2 * COORD_APART);
 }
 
 /// Numbers of scratch of winograd_weights for `count` 16-blocks of filters.
 static inline size_t coord_winograd_weights_scratch(const coord_winograd *s, int32_t count) {
     size_t block = coord_winograd_block(s), width = ((size_t)s->channels + 31) / 32 * 32;
-    return 36 * (block * width + (size_t)count * 16 * (block + width));
+    return 36 * (block * width + (size_t)count * 16 * (block + width) + 7 * COORD_APART);
 }
 
 /// Scalars of one SGD step; `decay` is the weight decay.
@@ -144,23 +148,31 @@ typedef struct {
       const int32_t *labels, size_t rows, size_t classes, const coord_loss *s, double *loss, int64_t *correct)
 
 // 3x3 convolutions by Winograd's F(4x4, 3x3): X(name, (arguments), parameters); WinogradBodies.h says more.
-#define COORD_WINOGRAD_KERNELS(X)                                                                                   \
+#define COORD_WINOGRAD_WAY(X, filters_, forward_, weights_)                                                          \
     /* Filters of the 8-blocks of rows begin ..< end, transformed. */                                               \
-    X(winograd_filters, (u, w, s, turned, begin, end), float *u, const float *w, const coord_winograd *s,           \
-      int32_t turned, int32_t begin, int32_t end)                                                                   \
-    /* Outputs of the blocks of tiles begin ..< end; bias may be NULL. */                                           \
-    X(winograd_forward, (y, x, u, bias, s, begin, end, scratch), float *y, const float *x, const float *u,          \
-      const float *bias, const coord_winograd *s, int32_t begin, int32_t end, float *scratch)                       \
+    X(filters_, (u, w, s, turned, begin, end), float *u, const float *w, const coord_winograd *s, int32_t turned,   \
+      int32_t begin, int32_t end)                                                                                   \
+    /* Outputs of the blocks of tiles begin ..< end and the 8-blocks of rows; bias may be NULL. */                  \
+    X(forward_, (y, x, u, bias, s, begin, end, rows_begin, rows_end, scratch), float *y, const float *x,            \
+      const float *u, const float *bias, const coord_winograd *s, int32_t begin, int32_t end, int32_t rows_begin,   \
+      int32_t rows_end, float *scratch)                                                                             \
     /* The gradient of the filters in the 16-blocks begin ..< end. */                                               \
-    X(winograd_weights, (dw, x, dy, s, begin, end, scratch), float *dw, const float *x, const float *dy,            \
+    X(weights_, (dw, x, dy, s, begin, end, scratch), float *dw, const float *x, const float *dy,                    \
       const coord_winograd *s, int32_t begin, int32_t end, float *scratch)
+// Exact, and with the operands of the products rounded to bfloat16.
+#define COORD_WINOGRAD_KERNELS(X)                                                                                   \
+    COORD_WINOGRAD_WAY(X, winograd_filters, winograd_forward, winograd_weights)                                     \
+    COORD_WINOGRAD_WAY(X, rounded_winograd_filters, rounded_winograd_forward, rounded_winograd_weights)
 
-// Products of operands rounded to bfloat16, summed in single precision: X(name, (arguments), parameters).
-#define COORD_PRODUCT_KERNELS(X)                                                                                    \
+// Products of matrices, X(name, (arguments), parameters): exact, and with operands rounded to bfloat16.
+#define COORD_PRODUCT_WAY(X, product_)                                                                              \
     /* c: [m, n] = a * b, or c + a * b; turned operands are stored [k, m] and [n, k]. */                            \
-    X(product, (c, ldc, a, lda, is_a_turned, b, ldb, is_b_turned, m, n, depth, adds, scratch), float *c, size_t ldc,    \
-      const float *a, size_t lda, int32_t is_a_turned, const float *b, size_t ldb, int32_t is_b_turned, size_t m,   \
-      size_t n, size_t depth, int32_t adds, float *scratch)
+    X(product_, (c, ldc, a, lda, is_a_turned, b, ldb, is_b_turned, m, n, depth, adds, scratch), float *c,           \
+      size_t ldc, const float *a, size_t lda, int32_t is_a_turned, const float *b, size_t ldb,                      \
+      int32_t is_b_turned, size_t m, size_t n, size_t depth, int32_t adds, float *scratch)
+#define COORD_PRODUCT_KERNELS(X)                                                                                    \
+    COORD_PRODUCT_WAY(X, product)                                                                                   \
+    COORD_PRODUCT_WAY(X, rounded_product)
 
 /// Numbers of scratch of a product.
 static inline size_t coord_product_scratch(size_t m, size_t n, size_t k) {
@@ -175,6 +187,42 @@ static inline size_t coord_product_scratch(size_t m, size_t n, size_t k) {
       const float *x, size_t rows, size_t inputs, size_t outputs)                                                   \
     X(few_inputs, (dx, lddx, dy, w, ldw, rows, columns, outputs), float *dx, size_t lddx, const float *dy,          \
       const float *w, size_t ldw, size_t rows, size_t columns, size_t outputs)
+
+/// Images that a depthwise convolution takes at once, so that they stay in the cache.
+static inline size_t coord_depthwise_images(const coord_window *w) {
+    size_t images = 4096 / ((size_t)w->height * w->width);
+    return images < 1 ? 1 : images < (size_t)w->samples ? images : (size_t)w->samples;
+}
+
+/// How far the taps reach before the first image and behind the last one, and 16 numbers more.
+static inline size_t coord_depthwise_edge(const coord_window *w) {
+    return ((size_t)w->dilation * (w->kernel / 2) * (w->width + 1) + 31) / 16 * 16;
+}
+
+/// Numbers of one block of images with its edges.
+static inline size_t coord_depthwise_block(const coord_window *w) {
+    return 2 * coord_depthwise_edge(w) + (coord_depthwise_images(w) * w->height * w->width + 15) / 16 * 16;
+}
+
+/// Numbers of the masks.
+static inline size_t coord_depthwise_masks(const coord_window *w) {
+    return ((size_t)w->kernel * w->kernel * (w->height * w->width + 16) + 15) / 16 * 16;
+}
+
+/// Numbers of scratch of a depthwise convolution.
+static inline size_t coord_depthwise_scratch(const coord_window *w) {
+    return coord_depthwise_masks(w) + 2 * coord_depthwise_block(w);
+}
+
+// Depthwise convolutions with an odd kernel that leaves the size of an image as it is, but for a stride; DepthwiseBodies.h
+// says more.
+#define COORD_DEPTHWISE_KERNELS(X)                                                                                  \
+    X(depthwise_forward, (y, x, filters, bias, w, scratch), float *y, const float *x, const float *filters,         \
+      const float *bias, const coord_window *w, float *scratch)                                                     \
+    X(depthwise_inputs, (dx, dy, filters, w, scratch), float *dx, const float *dy, const float *filters,            \
+      const coord_window *w, float *scratch)                                                                        \
+    X(depthwise_weights, (dw, x, dy, w, scratch), float *dw, const float *x, const float *dy,                       \
+      const coord_window *w, float *scratch)
 
 #define COORD_FIELD(name, arguments, ...) void (*name)(__VA_ARGS__);
 #define COORD_DOOR(name, arguments, ...)                                        \
@@ -211,6 +259,7 @@ struct coord_kernels {
     COORD_WINOGRAD_KERNELS(COORD_FIELD)
     COORD_PRODUCT_KERNELS(COORD_FIELD)
     COORD_FEW_ROWS_KERNELS(COORD_FIELD)
+    COORD_DEPTHWISE_KERNELS(COORD_FIELD)
 };
 
 /// A level: the kernels of level 4 without what only some of its CPUs have (AVX512-BF16), for tests.
@@ -303,3 +352,4 @@ COORD_LAYER_KERNELS(COORD_DOOR)
 COORD_WINOGRAD_KERNELS(COORD_DOOR)
 COORD_PRODUCT_KERNELS(COORD_DOOR)
 COORD_FEW_ROWS_KERNELS(COORD_DOOR)
+COORD_DEPTHWISE_KERNELS(COORD_DOOR)

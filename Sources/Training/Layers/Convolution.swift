@@ -3,10 +3,10 @@ internal import Tensors
 /// A convolution: `x: [C, B, H, W] → y: [out, B, OH, OW]`, weight `[out, C / groups, k, k]`, bias `[out]`.
 ///
 /// Output channels of a group see the input channels of that group alone; as many groups as channels is a depthwise
-/// convolution. 3×3 kernels with stride 1 and padding 1 between 16 channels or more run by Winograd's algorithm. All others
-/// run as products with columns (im2col), a few samples at a time so that the columns stay in the cache; how many
-/// follows from the shapes alone. Saved for backward: `x`; the columns are made again, which is cheaper than keeping
-/// them. Initialisation as in ``Dense`` with fan-in C·k·k.
+/// convolution, and runs as one where the padding keeps the size. 3×3 kernels with stride 1 and padding 1 between 16 channels or
+/// more run by Winograd's algorithm. All others run as products with columns (im2col), a few samples at a time so that
+/// the columns stay in the cache. Saved for backward: `x`; the columns are made again, which is cheaper than keeping them.
+/// Initialisation as in ``Dense`` with fan-in C·k·k.
 struct Convolution: Layer {
     let channels: Int
     let height: Int
@@ -25,12 +25,15 @@ struct Convolution: Layer {
 
     /// Half a MiB of columns at once.
     private static let columnsAtOnce = 1 << 17
+    /// Columns at once at least: each call packs the weights again.
+    private static let leastColumns = 256
     /// Parts of the gradient of the weights that threads can sum side by side.
     private static let mostStrands = 4
 
-    private func window(_ samples: Int) -> Kernels.Window {
+    /// The window of one group, or of some channels.
+    func window(_ samples: Int, channels: Int? = nil) -> Kernels.Window {
         Kernels.Window(
-            channels: channels / groups,
+            channels: channels ?? self.channels / groups,
             samples: samples,
             height: height,
             width: width,
@@ -47,33 +50,18 @@ struct Convolution: Layer {
     }
     var parameters: [ParameterSlice] { [weight] + (bias.map { [$0] } ?? []) }
 
-    /// Whether Winograd's algorithm pays: decided by shapes alone, as it has other bits than the columns.
-    ///
-    /// Transforming the filters takes about as long as 16 tiles.
-    private func isWinograd(_ samples: Int) -> Bool {
-        kernel == 3 && stride == 1 && padding == 1 && dilation == 1 && groups == 1
-            && min(channels, filters) >= 16 && min(height, width) >= 3
-            && samples * ((height + 3) / 4) * ((width + 3) / 4) >= 16
-    }
-
-    private func winograd(_ samples: Int) -> Kernels.Winograd {
-        Kernels.Winograd(
-            channels: channels,
-            filters: filters,
-            samples: samples,
-            height: height,
-            width: width
-        )
-    }
-
     /// Rows of the columns: C/groups·k·k.
     private var depth: Int { channels / groups * kernel * kernel }
     /// Pixels of one output plane.
     private var pixels: Int { output.count / filters }
     /// Samples in one product.
-    private var group: Int { max(1, Self.columnsAtOnce / (depth * pixels)) }
+    private var group: Int {
+        max((Self.leastColumns + pixels - 1) / pixels, Self.columnsAtOnce / (depth * pixels))
+    }
     /// Numbers of one product's columns.
-    private var columnCount: Int { group * depth * pixels }
+    private func columnCount(_ samples: Int) -> Int { min(samples, group) * depth * pixels }
+    /// Whether the columns are the input itself.
+    private var isPointwise: Bool { kernel == 1 && stride == 1 && padding == 0 }
     /// Weights of one group.
     private var partCount: Int { filters / groups * depth }
 
@@ -83,17 +71,14 @@ struct Convolution: Layer {
     }
 
     func scratchCount(samples: Int, threads: Int) -> Int {
-        let columns = threads * columnCount + (strands(samples) - 1) * partCount
-        guard isWinograd(samples) else { return columns }
-        let shape = winograd(samples)
-        let forward =
-            max(shape.filterCount, shape.turned.filterCount)
-            + threads * max(shape.forwardScratch, shape.turned.forwardScratch)
-        let parts = min(threads, shape.filterBlocks)
-        return max(columns, forward, parts * shape.weightsScratch((shape.filterBlocks + parts - 1) / parts))
+        let columns = threads * columnCount(samples) + (strands(samples) - 1) * partCount
+        if isDepthwise { return threads * window(samples).depthwiseScratch }
+        // A pass over fewer samples may take another way.
+        return isWinograd(samples) ? max(columns, winogradScratch(samples, threads)) : columns
     }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
+        if isDepthwise { return depthwiseForward(x, y, pass) }
         if isWinograd(pass.count) {
             let bias = bias.map { pass.weights + $0.offset }
             return winograd(x, y, winograd(pass.count), isTurned: false, bias: bias, pass)
@@ -108,20 +93,20 @@ struct Convolution: Layer {
                 let first = index * group
                 let samples = first..<min(first + group, pass.count)
                 let columns = samples.count * pixels
-                let scratch = pass.scratch + thread * columnCount
-                pass.kernels.imageToColumns(scratch, input, window, samples)
-                pass.multiply(
+                let taken = takeColumns(input, window, samples, thread, pass)
+                pass.kernels.multiply(
                     outputs,
                     columns,
                     depth,
                     pass.weights + weight.offset + part * outputs * depth,
                     .plain,
                     lda: depth,
-                    scratch,
+                    taken.columns,
                     .plain,
-                    ldb: columns,
+                    ldb: taken.row,
                     y + part * outputs * row + first * pixels,
-                    ldc: row
+                    ldc: row,
+                    rounds: pass.rounds
                 )
             }
         }
@@ -132,35 +117,6 @@ struct Convolution: Layer {
                 pass.weights + bias.offset + range.lowerBound,
                 rows: range.count,
                 columns: row
-            )
-        }
-    }
-
-    /// The outputs of Winograd's algorithm, or on the way back the gradient at the inputs.
-    private func winograd(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafeMutablePointer<Float>,
-        _ forward: Kernels.Winograd,
-        isTurned: Bool,
-        bias: UnsafePointer<Float>?,
-        _ pass: LayerPass
-    ) {
-        let shape = isTurned ? forward.turned : forward
-        let turned = pass.scratch
-        pass.team.divide(shape.rowBlocks, work: shape.filterCount / shape.rowBlocks) { range, _ in
-            let weights = pass.weights + weight.offset
-            pass.kernels.winogradFilters(turned, weights, shape, isTurned: isTurned, range)
-        }
-        let scratch = pass.scratch + shape.filterCount
-        pass.team.run(shape.blocks) { block, thread in
-            pass.kernels.winogradForward(
-                y,
-                x,
-                turned,
-                bias: bias,
-                shape,
-                block..<(block + 1),
-                scratch: scratch + thread * shape.forwardScratch
             )
         }
     }
@@ -184,29 +140,23 @@ struct Convolution: Layer {
                 )
             }
         }
-        if isWinograd(pass.count) {
-            let shape = winograd(pass.count)
-            let parts = min(pass.team.size, shape.filterBlocks)
-            let each = (shape.filterBlocks + parts - 1) / parts
-            let size = shape.weightsScratch(each)
-            pass.team.run(parts) { part, _ in
-                let blocks =
-                    min(part * each, shape.filterBlocks)..<min(part * each + each, shape.filterBlocks)
-                guard !blocks.isEmpty else { return }
-                let scratch = pass.scratch + part * size
-                pass.kernels.winogradWeights(
-                    gradients + weight.offset,
-                    x,
-                    dy,
-                    shape,
-                    blocks,
-                    scratch: scratch
-                )
-            }
-            if let dx { winograd(dy, dx, shape, isTurned: true, bias: nil, pass) }
-            return
-        }
+        if isDepthwise { return depthwiseBackward(x, dy, dx, gradients, pass) }
+        if isWinograd(pass.count) { return winogradBackward(x, dy, dx, gradients, pass) }
         for part in 0..<groups { backward(x, dy, dx, gradients, part, pass) }
+    }
+
+    /// The columns of some samples of one group, in the thread's scratch or where they lie, and the numbers from row to row.
+    private func takeColumns(
+        _ x: UnsafePointer<Float>,
+        _ window: Kernels.Window,
+        _ samples: Range<Int>,
+        _ thread: Int,
+        _ pass: LayerPass
+    ) -> (columns: UnsafePointer<Float>, row: Int) {
+        if isPointwise { return (x + samples.lowerBound * pixels, pass.count * pixels) }
+        let scratch = pass.scratch + thread * columnCount(pass.count)
+        pass.kernels.imageToColumns(scratch, x, window, samples)
+        return (UnsafePointer(scratch), samples.count * pixels)
     }
 
     /// One group's gradients by columns: dW: [out, C·k·k] += dy · columnsᵀ, and dColumns: [C·k·k, columns] = Wᵀ · dy.
@@ -226,9 +176,10 @@ struct Convolution: Layer {
         let place = weight.offset + part * partCount
         let products = (pass.count + group - 1) / group
         let strands = strands(pass.count)
-        let sums = pass.scratch + pass.team.size * columnCount
+        let rounds = pass.rounds
+        let sums = pass.scratch + pass.team.size * columnCount(pass.count)
         pass.team.run(strands) { strand, thread in
-            let scratch = pass.scratch + thread * columnCount
+            let scratch = pass.scratch + thread * columnCount(pass.count)
             let sum = strand == 0 ? gradients + place : sums + (strand - 1) * partCount
             let (begin, end) = (strand * products / strands, (strand + 1) * products / strands)
             for product in begin..<end {
@@ -236,23 +187,24 @@ struct Convolution: Layer {
                 let samples = first..<min(first + group, pass.count)
                 let columns = samples.count * pixels
                 let d = dy + part * outputs * row + first * pixels
-                pass.kernels.imageToColumns(scratch, x + plane, window, samples)
-                pass.multiply(
+                let taken = takeColumns(x + plane, window, samples, thread, pass)
+                pass.kernels.multiply(
                     outputs,
                     depth,
                     columns,
                     d,
                     .plain,
                     lda: row,
-                    scratch,
+                    taken.columns,
                     .transposed,
-                    ldb: columns,
+                    ldb: taken.row,
                     beta: product == begin ? 0 : 1,
                     sum,
-                    ldc: depth
+                    ldc: depth,
+                    rounds: rounds
                 )
                 guard let dx else { continue }
-                pass.multiply(
+                pass.kernels.multiply(
                     depth,
                     columns,
                     outputs,
@@ -262,10 +214,11 @@ struct Convolution: Layer {
                     d,
                     .plain,
                     ldb: row,
-                    scratch,
-                    ldc: columns
+                    isPointwise ? dx + plane + first * pixels : scratch,
+                    ldc: taken.row,
+                    rounds: rounds
                 )
-                pass.kernels.columnsToImage(dx + plane, scratch, window, samples)
+                if !isPointwise { pass.kernels.columnsToImage(dx + plane, scratch, window, samples) }
             }
         }
         for strand in 1..<max(1, strands) {

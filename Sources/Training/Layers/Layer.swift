@@ -92,6 +92,9 @@ struct LayerPass {
 }
 
 extension LayerPass {
+    /// Whether operands of products are rounded to bfloat16; what only evaluates is exact.
+    var rounds: Bool { training?.precision == .bf16 }
+
     /// `c = a · b + beta · c` as ``BLAS/multiply(_:_:_:_:_:lda:_:_:ldb:beta:_:ldc:)``, in the precision of the pass.
     ///
     /// What only evaluates is exact: a model is judged and served in single precision.
@@ -109,8 +112,8 @@ extension LayerPass {
         _ c: UnsafeMutablePointer<Float>,
         ldc: Int
     ) {
-        if training?.precision == .bf16 {
-            kernels.multiplyRounded(
+        if rounds {
+            kernels.multiply(
                 m,
                 n,
                 k,
@@ -122,7 +125,8 @@ extension LayerPass {
                 ldb: ldb,
                 beta: beta,
                 c,
-                ldc: ldc
+                ldc: ldc,
+                rounds: true
             )
         } else {
             BLAS.multiply(m, n, k, a, transposeA, lda: lda, b, transposeB, ldb: ldb, beta: beta, c, ldc: ldc)
