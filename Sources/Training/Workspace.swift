@@ -300,11 +300,13 @@ final class Workspace {
             case .layer(let layer):
                 let target: FloatArena? = node.source < 0 ? nil : layer.isInPlace ? arriving : take()
                 layer.backward(
-                    activation(node.source).pointer,
-                    activations[index].pointer,
-                    arriving.pointer,
-                    target?.pointer,
-                    gradients: training.gradients,
+                    Backward(
+                        x: activation(node.source).pointer,
+                        y: activations[index].pointer,
+                        dy: arriving.pointer,
+                        dx: target?.pointer,
+                        gradients: training.gradients
+                    ),
                     pass(index, count, weights, training, team)
                 )
                 if let target {

@@ -147,7 +147,8 @@ private enum Oracle {
                             let dx = dx.baseAddress
                         else { return }
                         layer.forward(input, y, pass)
-                        layer.backward(input, y, dy, dx, gradients: gradients.pointer, pass)
+                        let way = Backward(x: input, y: y, dy: dy, dx: dx, gradients: gradients.pointer)
+                        layer.backward(way, pass)
                     }
                 }
             }
@@ -241,7 +242,9 @@ private enum Oracle {
             training: nil
         )
         let y = FloatArena(count: 4 * 2 * 3600)
-        layer.forward(x, y.pointer, pass)
+        let input = FloatArena(count: x.count)
+        input.pointer.update(from: x, count: x.count)
+        layer.forward(input.pointer, y.pointer, pass)
         let expected = Oracle.convolution(
             x.map(Double.init),
             (0..<144).map { Double(weights.pointer[$0]) },
@@ -255,7 +258,14 @@ private enum Oracle {
         let dy = FloatArena(count: y.count)
         dy.pointer.update(from: y.pointer, count: y.count)
         let dx = FloatArena(count: x.count)
-        layer.backward(x, y.pointer, dy.pointer, dx.pointer, gradients: gradients.pointer, pass)
+        let way = Backward(
+            x: input.pointer,
+            y: y.pointer,
+            dy: dy.pointer,
+            dx: dx.pointer,
+            gradients: gradients.pointer
+        )
+        layer.backward(way, pass)
         let left = (0..<144).reduce(0.0) { $0 + Double(gradients.pointer[$1]) * Double(weights.pointer[$1]) }
         let right = (0..<y.count).reduce(0.0) { sum, i in
             let bias = Double(weights.pointer[144 + i / (4 * 3600)])

@@ -125,14 +125,14 @@ import Testing
             )
         )
         layer.forward(arenas[0].pointer, y.pointer, pass)
-        layer.backward(
-            arenas[0].pointer,
-            y.pointer,
-            arenas[2].pointer,
-            arenas[3].pointer,
-            gradients: arenas[4].pointer,
-            pass
+        let way = Backward(
+            x: arenas[0].pointer,
+            y: y.pointer,
+            dy: arenas[2].pointer,
+            dx: arenas[3].pointer,
+            gradients: arenas[4].pointer
         )
+        layer.backward(way, pass)
         return withExtendedLifetime((arenas, y, scratch, saved)) {
             (Array(y.buffer), Array(arenas[3].buffer), Array(arenas[4].buffer))
         }

@@ -41,25 +41,19 @@ extension Convolution {
         }
     }
 
-    func depthwiseBackward(
-        _ x: UnsafePointer<Float>,
-        _ dy: UnsafePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        _ gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func depthwiseBackward(_ way: Backward, _ pass: LayerPass) {
         divideChannels(pass) { first, window, scratch in
             let (input, arriving) = (
-                first * pass.count * inputPixels, dy + first * pass.count * outputPixels
+                first * pass.count * inputPixels, way.dy + first * pass.count * outputPixels
             )
             pass.kernels.depthwiseWeights(
-                gradients + weight.offset + first * taps,
-                x + input,
+                way.gradients + weight.offset + first * taps,
+                way.x + input,
                 arriving,
                 window,
                 scratch: scratch
             )
-            guard let dx else { return }
+            guard let dx = way.dx else { return }
             pass.kernels.depthwiseInputs(
                 dx + input,
                 arriving,

@@ -68,13 +68,7 @@ extension Convolution {
     }
 
     /// The gradients of the filters and at the inputs.
-    func winogradBackward(
-        _ x: UnsafePointer<Float>,
-        _ dy: UnsafePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        _ gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func winogradBackward(_ way: Backward, _ pass: LayerPass) {
         let shape = winograd(pass.count)
         let parts = min(pass.team.size, shape.filterBlocks)
         let each = (shape.filterBlocks + parts - 1) / parts
@@ -85,15 +79,15 @@ extension Convolution {
             guard !blocks.isEmpty else { return }
             let scratch = pass.scratch + part * size
             pass.kernels.winogradWeights(
-                gradients + weight.offset,
-                x,
-                dy,
+                way.gradients + weight.offset,
+                way.x,
+                way.dy,
                 shape,
                 rounds: pass.rounds,
                 blocks,
                 scratch: scratch
             )
         }
-        if let dx { winograd(dy, dx, shape, isTurned: true, bias: nil, pass) }
+        if let dx = way.dx { winograd(way.dy, dx, shape, isTurned: true, bias: nil, pass) }
     }
 }

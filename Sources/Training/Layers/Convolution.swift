@@ -121,28 +121,21 @@ struct Convolution: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         let row = pass.count * pixels
         if let bias {
             pass.team.divide(filters, work: row) { range, _ in
                 pass.kernels.rowSums(
-                    gradients + bias.offset + range.lowerBound,
-                    dy + range.lowerBound * row,
+                    way.gradients + bias.offset + range.lowerBound,
+                    way.dy + range.lowerBound * row,
                     rows: range.count,
                     columns: row
                 )
             }
         }
-        if isDepthwise { return depthwiseBackward(x, dy, dx, gradients, pass) }
-        if isWinograd(pass.count) { return winogradBackward(x, dy, dx, gradients, pass) }
-        for part in 0..<groups { backward(x, dy, dx, gradients, part, pass) }
+        if isDepthwise { return depthwiseBackward(way, pass) }
+        if isWinograd(pass.count) { return winogradBackward(way, pass) }
+        for part in 0..<groups { backward(way, part, pass) }
     }
 
     /// The columns of some samples of one group, in the thread's scratch or where they lie, and the numbers from row to row.
@@ -160,14 +153,7 @@ struct Convolution: Layer {
     }
 
     /// One group's gradients by columns: dW: [out, C·k·k] += dy · columnsᵀ, and dColumns: [C·k·k, columns] = Wᵀ · dy.
-    private func backward(
-        _ x: UnsafePointer<Float>,
-        _ dy: UnsafePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        _ gradients: UnsafeMutablePointer<Float>,
-        _ part: Int,
-        _ pass: LayerPass
-    ) {
+    private func backward(_ way: Backward, _ part: Int, _ pass: LayerPass) {
         let window = window(pass.count)
         let pixels = pixels
         let row = pass.count * pixels
@@ -180,14 +166,14 @@ struct Convolution: Layer {
         let sums = pass.scratch + pass.team.size * columnCount(pass.count)
         pass.team.run(strands) { strand, thread in
             let scratch = pass.scratch + thread * columnCount(pass.count)
-            let sum = strand == 0 ? gradients + place : sums + (strand - 1) * partCount
+            let sum = strand == 0 ? way.gradients + place : sums + (strand - 1) * partCount
             let (begin, end) = (strand * products / strands, (strand + 1) * products / strands)
             for product in begin..<end {
                 let first = product * group
                 let samples = first..<min(first + group, pass.count)
                 let columns = samples.count * pixels
-                let d = dy + part * outputs * row + first * pixels
-                let taken = takeColumns(x + plane, window, samples, thread, pass)
+                let d = way.dy + part * outputs * row + first * pixels
+                let taken = takeColumns(way.x + plane, window, samples, thread, pass)
                 pass.kernels.multiply(
                     outputs,
                     depth,
@@ -203,7 +189,7 @@ struct Convolution: Layer {
                     ldc: depth,
                     rounds: rounds
                 )
-                guard let dx else { continue }
+                guard let dx = way.dx else { continue }
                 pass.kernels.multiply(
                     depth,
                     columns,
@@ -222,7 +208,7 @@ struct Convolution: Layer {
             }
         }
         for strand in 1..<max(1, strands) {
-            pass.kernels.add(gradients + place, sums + (strand - 1) * partCount, partCount)
+            pass.kernels.add(way.gradients + place, sums + (strand - 1) * partCount, partCount)
         }
     }
 }

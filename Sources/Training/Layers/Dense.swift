@@ -79,27 +79,20 @@ struct Dense: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         // dW: [out, in] = dyᵀ · x;  db = column sums of dy;  dx: [R, in] = dy · W
         let rows = rows(pass)
         let cuts = cuts(rows)
-        pass.team.run(dx == nil ? cuts : 2 * cuts) { index, _ in
+        pass.team.run(way.dx == nil ? cuts : 2 * cuts) { index, _ in
             if index < cuts {
                 let range = piece(index, outputs, cuts)
                 guard !range.isEmpty else { return }
                 if isNarrow(rows, pass) {
                     pass.kernels.fewRowsWeights(
-                        gradients + weight.offset + range.lowerBound * inputs,
-                        dy + range.lowerBound,
+                        way.gradients + weight.offset + range.lowerBound * inputs,
+                        way.dy + range.lowerBound,
                         lddy: outputs,
-                        x,
+                        way.x,
                         rows: rows,
                         inputs: inputs,
                         outputs: range.count
@@ -110,23 +103,23 @@ struct Dense: Layer {
                     range.count,
                     inputs,
                     rows,
-                    dy + range.lowerBound,
+                    way.dy + range.lowerBound,
                     .transposed,
                     lda: outputs,
-                    x,
+                    way.x,
                     .plain,
                     ldb: inputs,
-                    gradients + weight.offset + range.lowerBound * inputs,
+                    way.gradients + weight.offset + range.lowerBound * inputs,
                     ldc: inputs
                 )
-            } else if let dx {
+            } else if let dx = way.dx {
                 let range = piece(index - cuts, inputs, cuts)
                 guard !range.isEmpty else { return }
                 if isNarrow(rows, pass) {
                     pass.kernels.fewRowsInputs(
                         dx + range.lowerBound,
                         lddx: inputs,
-                        dy,
+                        way.dy,
                         pass.weights + weight.offset + range.lowerBound,
                         ldw: inputs,
                         rows: rows,
@@ -139,7 +132,7 @@ struct Dense: Layer {
                     rows,
                     range.count,
                     outputs,
-                    dy,
+                    way.dy,
                     .plain,
                     lda: outputs,
                     pass.weights + weight.offset + range.lowerBound,
@@ -151,7 +144,7 @@ struct Dense: Layer {
             }
         }
         if let bias {
-            pass.kernels.columnSums(gradients + bias.offset, dy, rows: rows, columns: outputs)
+            pass.kernels.columnSums(way.gradients + bias.offset, way.dy, rows: rows, columns: outputs)
         }
     }
 }

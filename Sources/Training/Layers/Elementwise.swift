@@ -9,23 +9,13 @@ struct Activation: Layer {
     let kind: ActivationKind
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
-            pass.kernels.activate(y + range.lowerBound, x + range.lowerBound, kind, range.count)
-        }
+        pass.divide(output) { at, n in pass.kernels.activate(y + at, x + at, kind, n) }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
-        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
-            let at = range.lowerBound
-            pass.kernels.activateBackward(dx + at, dy + at, x + at, kind, range.count)
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
+        pass.divide(output) { at, n in
+            pass.kernels.activateBackward(dx + at, way.dy + at, way.x + at, kind, n)
         }
     }
 }
@@ -73,16 +63,9 @@ struct Dropout: Layer {
         return (i / pixels * samples + b) * pixels + i % pixels
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         guard rate > 0 else { return }
         let scale = Float(1 / (1 - rate))
-        for i in 0..<(pass.count * output.count) { dy[i] = pass.places[i] == 1 ? dy[i] * scale : 0 }
+        for i in 0..<(pass.count * output.count) { way.dy[i] = pass.places[i] == 1 ? way.dy[i] * scale : 0 }
     }
 }

@@ -92,6 +92,11 @@ struct LayerPass {
 }
 
 extension LayerPass {
+    /// Calls `body` with the first place and the count of numbers that together are one output of each sample.
+    func divide(_ output: SampleShape, _ body: (_ first: Int, _ count: Int) -> Void) {
+        team.divide(count * output.count, multiple: 64) { range, _ in body(range.lowerBound, range.count) }
+    }
+
     /// Whether operands of products are rounded to bfloat16; what only evaluates is exact.
     var rounds: Bool { training?.precision == .bf16 }
 
@@ -134,6 +139,20 @@ extension LayerPass {
     }
 }
 
+/// What a layer finds on the way back.
+struct Backward {
+    /// What forward read.
+    let x: UnsafePointer<Float>
+    /// What forward wrote.
+    let y: UnsafePointer<Float>
+    /// The gradient at `y`, which a layer may overwrite.
+    let dy: UnsafeMutablePointer<Float>
+    /// Where the gradient at `x` goes; nil when nobody asks for it.
+    let dx: UnsafeMutablePointer<Float>?
+    /// The arena of gradients; a layer overwrites its slices with sums over B.
+    let gradients: UnsafeMutablePointer<Float>
+}
+
 /// One layer: forward and backward side by side.
 ///
 /// What a layer computes depends only on its inputs and on the number of samples, never on the thread.
@@ -154,15 +173,8 @@ protocol Layer: Sendable {
     /// Computes `y` from `x`.
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass)
 
-    /// Computes `dx` (when asked for) from `dy`, and overwrites the layer's slices of `gradients` with sums over B.
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    )
+    /// Computes the gradient at the input, when asked for, and at the layer's slices.
+    func backward(_ way: Backward, _ pass: LayerPass)
 }
 
 extension Layer {

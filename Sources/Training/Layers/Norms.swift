@@ -67,49 +67,33 @@ struct BatchNorm: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         let n = pass.count * height * width
-        pass.team.divide(channels, work: n) { range, _ in backward(x, y, dy, dx, gradients, pass, n, range) }
+        pass.team.divide(channels, work: n) { range, _ in backward(way, pass, n, range) }
     }
 
-    private func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        _ gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass,
-        _ n: Int,
-        _ range: Range<Int>
-    ) {
+    private func backward(_ way: Backward, _ pass: LayerPass, _ n: Int, _ range: Range<Int>) {
         for c in range {
             let center = Double(pass.saved[2 * c])
             let inverse = Double(pass.saved[2 * c + 1])
             let sums =
                 rectifies
-                ? pass.kernels.pairSums(dy + c * n, x + c * n, rectified: y + c * n, n)
-                : pass.kernels.pairSums(dy + c * n, x + c * n, n)
+                ? pass.kernels.pairSums(way.dy + c * n, way.x + c * n, rectified: way.y + c * n, n)
+                : pass.kernels.pairSums(way.dy + c * n, way.x + c * n, n)
             // Σ dy·x̂ with x̂ = (x - center)·inverse
             let product = (sums.product - center * sums.sum) * inverse
-            gradients[weight.offset + c] = Float(product)
-            gradients[bias.offset + c] = Float(sums.sum)
-            guard let dx else { continue }
+            way.gradients[weight.offset + c] = Float(product)
+            way.gradients[bias.offset + c] = Float(sums.sum)
+            guard let dx = way.dx else { continue }
             // dx = w·inverse·(dy - mean(dy) - x̂·mean(dy·x̂))
             let scale = Double(pass.weights[weight.offset + c]) * inverse
             let slope = -scale * inverse * product / Double(n)
             let (a, b, at) = (Float(scale), Float(slope), c * n)
             let level = Float(-scale * sums.sum / Double(n) - slope * center)
             if rectifies {
-                pass.kernels.combine(dx + at, dy + at, x + at, rectified: y + at, a, b, level, n)
+                pass.kernels.combine(dx + at, way.dy + at, way.x + at, rectified: way.y + at, a, b, level, n)
             } else {
-                pass.kernels.combine(dx + at, dy + at, x + at, a, b, level, n)
+                pass.kernels.combine(dx + at, way.dy + at, way.x + at, a, b, level, n)
             }
         }
     }
@@ -167,19 +151,12 @@ struct GroupNorm: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         let each = channels / groups
         let pixels = height * width
         let n = Double(each * pixels)
-        (gradients + weight.offset).update(repeating: 0, count: channels)
-        (gradients + bias.offset).update(repeating: 0, count: channels)
+        (way.gradients + weight.offset).update(repeating: 0, count: channels)
+        (way.gradients + bias.offset).update(repeating: 0, count: channels)
         for b in 0..<pass.count {
             for g in 0..<groups {
                 let center = Double(pass.saved[2 * (b * groups + g)])
@@ -188,22 +165,22 @@ struct GroupNorm: Layer {
                 var total = (sum: 0.0, product: 0.0)
                 for c in (g * each)..<(g * each + each) {
                     let at = plane(c, b, pass)
-                    let sums = pass.kernels.pairSums(dy + at, x + at, pixels)
+                    let sums = pass.kernels.pairSums(way.dy + at, way.x + at, pixels)
                     let product = (sums.product - center * sums.sum) * inverse
-                    gradients[weight.offset + c] += Float(product)
-                    gradients[bias.offset + c] += Float(sums.sum)
+                    way.gradients[weight.offset + c] += Float(product)
+                    way.gradients[bias.offset + c] += Float(sums.sum)
                     let w = Double(pass.weights[weight.offset + c])
                     total.sum += w * sums.sum
                     total.product += w * product
                 }
-                guard let dx else { continue }
+                guard let dx = way.dx else { continue }
                 let slope = -inverse * inverse * total.product / n
                 for c in (g * each)..<(g * each + each) {
                     let at = plane(c, b, pass)
                     pass.kernels.combine(
                         dx + at,
-                        dy + at,
-                        x + at,
+                        way.dy + at,
+                        way.x + at,
                         Float(Double(pass.weights[weight.offset + c]) * inverse),
                         Float(slope),
                         Float(-inverse * total.sum / n - slope * center),
@@ -247,21 +224,14 @@ struct RowNorm: Layer {
         )
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         // As the first layer of a model the norm still has gradients of its own: dy is then room enough.
         pass.kernels.normalizeRowsBackward(
-            dx ?? dy,
-            weight: gradients + weight.offset,
-            bias: bias.map { gradients + $0.offset },
-            dy,
-            x,
+            way.dx ?? way.dy,
+            weight: way.gradients + weight.offset,
+            bias: bias.map { way.gradients + $0.offset },
+            way.dy,
+            way.x,
             saved: pass.saved,
             weight: pass.weights + weight.offset,
             rows: rows(pass.count),

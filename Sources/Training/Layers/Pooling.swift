@@ -30,37 +30,28 @@ struct MaxPool: Layer {
     }
     var placesPerSample: Int { output.count }
 
-    func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
+    /// Calls `body` with where some channels begin in the input and in the output, and their window.
+    private func divideChannels(
+        _ pass: LayerPass,
+        _ body: (_ input: Int, _ output: Int, _ window: Kernels.Window) -> Void
+    ) {
         let (from, into) = (pass.count * height * width, pass.count * output.count / channels)
         pass.team.divide(channels, work: from) { range, _ in
-            let (input, at) = (range.lowerBound * from, range.lowerBound * into)
-            pass.kernels.maxPool(
-                y + at,
-                pass.places + at,
-                x + input,
-                window(pass.count, channels: range.count)
-            )
+            let first = range.lowerBound
+            body(first * from, first * into, window(pass.count, channels: range.count))
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
-        let (from, into) = (pass.count * height * width, pass.count * output.count / channels)
-        pass.team.divide(channels, work: from) { range, _ in
-            let (input, at) = (range.lowerBound * from, range.lowerBound * into)
-            pass.kernels.maxPoolBackward(
-                dx + input,
-                pass.places + at,
-                dy + at,
-                window(pass.count, channels: range.count)
-            )
+    func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
+        divideChannels(pass) { input, at, window in
+            pass.kernels.maxPool(y + at, pass.places + at, x + input, window)
+        }
+    }
+
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
+        divideChannels(pass) { input, at, window in
+            pass.kernels.maxPoolBackward(dx + input, pass.places + at, way.dy + at, window)
         }
     }
 }
@@ -94,16 +85,9 @@ struct AveragePool: Layer {
         pass.kernels.averagePool(y, x, window(pass.count))
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
-        pass.kernels.averagePoolBackward(dx, dy, window(pass.count))
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
+        pass.kernels.averagePoolBackward(dx, way.dy, window(pass.count))
     }
 }
 
@@ -123,18 +107,11 @@ struct GlobalAveragePool: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
         for c in 0..<channels {
             for b in 0..<pass.count {
-                let part = dy[b * channels + c] / Float(pixels)
+                let part = way.dy[b * channels + c] / Float(pixels)
                 (dx + (c * pass.count + b) * pixels).update(repeating: part, count: pixels)
             }
         }
@@ -156,19 +133,12 @@ struct TokenMean: Layer {
         pass.kernels.divide(y, by: Float(length), pass.count * features)
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
-        pass.kernels.divide(dy, by: Float(length), pass.count * features)
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
+        pass.kernels.divide(way.dy, by: Float(length), pass.count * features)
         for b in 0..<pass.count {
             for t in 0..<length {
-                (dx + (b * length + t) * features).update(from: dy + b * features, count: features)
+                (dx + (b * length + t) * features).update(from: way.dy + b * features, count: features)
             }
         }
     }

@@ -11,23 +11,12 @@ struct Relu: Layer {
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
         guard !isDone else { return }
-        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
-            pass.kernels.relu(y + range.lowerBound, range.count)
-        }
+        pass.divide(output) { at, n in pass.kernels.relu(y + at, n) }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
+    func backward(_ way: Backward, _ pass: LayerPass) {
         guard !isDone else { return }
-        pass.team.divide(pass.count * output.count, multiple: 64) { range, _ in
-            pass.kernels.reluBackward(dy + range.lowerBound, y + range.lowerBound, range.count)
-        }
+        pass.divide(output) { at, n in pass.kernels.reluBackward(way.dy + at, way.y + at, n) }
     }
 }
 
@@ -49,19 +38,12 @@ struct Flatten: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
         for b in 0..<pass.count {
             for c in 0..<channels {
                 (dx + (c * pass.count + b) * pixels).update(
-                    from: dy + (b * channels + c) * pixels,
+                    from: way.dy + (b * channels + c) * pixels,
                     count: pixels
                 )
             }

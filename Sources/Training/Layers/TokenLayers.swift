@@ -21,18 +21,11 @@ struct Embedding: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        let table = gradients + weight.offset
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        let table = way.gradients + weight.offset
         if !isTied { table.update(repeating: 0, count: weight.count) }
         for i in 0..<(pass.count * length) {
-            pass.kernels.add(table + Int(x[i]) * features, dy + i * features, features)
+            pass.kernels.add(table + Int(way.x[i]) * features, way.dy + i * features, features)
         }
     }
 }
@@ -53,15 +46,13 @@ struct Positions: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        pass.kernels.columnSums(gradients + weight.offset, dy, rows: pass.count, columns: output.count)
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        pass.kernels.columnSums(
+            way.gradients + weight.offset,
+            way.dy,
+            rows: pass.count,
+            columns: output.count
+        )
     }
 }
 
@@ -78,17 +69,10 @@ struct PlanesToTokens: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
         for c in 0..<channels {
-            for i in 0..<(pass.count * pixels) { dx[c * pass.count * pixels + i] = dy[i * channels + c] }
+            for i in 0..<(pass.count * pixels) { dx[c * pass.count * pixels + i] = way.dy[i * channels + c] }
         }
     }
 }
@@ -221,17 +205,10 @@ struct Attention: Layer {
         }
     }
 
-    func backward(
-        _ x: UnsafePointer<Float>,
-        _ y: UnsafePointer<Float>,
-        _ dy: UnsafeMutablePointer<Float>,
-        _ dx: UnsafeMutablePointer<Float>?,
-        gradients: UnsafeMutablePointer<Float>,
-        _ pass: LayerPass
-    ) {
-        guard let dx else { return }
+    func backward(_ way: Backward, _ pass: LayerPass) {
+        guard let dx = way.dx else { return }
         pass.team.divide(pass.count, work: output.count) { range, thread in
-            backward(x, dy, dx, pass, range, scratch: pass.scratch + thread * square)
+            backward(way.x, way.dy, dx, pass, range, scratch: pass.scratch + thread * square)
         }
     }
 
