@@ -161,23 +161,24 @@ static void COORD_WAY(winograd_filters)(
     const size_t row_step = turned ? 9 : 9 * (size_t)s->channels, column_step = turned ? 9 * (size_t)s->channels : 9;
     const size_t blocks = (rows + 7) / 8, steps = (columns + COORD_STEP - 1) / COORD_STEP;
     const size_t gap = blocks * steps * 8 + COORD_APART;
+    const float *end_of_w = w + (size_t)rows * columns * 9;
     for (int block = begin; block < end; block++)
         for (int first = 0; first < columns; first += 2) {
-            float g[9][16] __attribute__((aligned(64)));
+            coord_v16 g[16];
             for (int lane = 0; lane < 16; lane++) {
                 int row = 8 * block + lane % 8, column = first + lane / 8;
-                if (row < rows && column < columns) {
-                    const float *own = w + row * row_step + column * column_step;
-                    if (turned)
-                        for (int j = 0; j < 9; j++) g[j][lane] = own[8 - j];
-                    else
-                        for (int j = 0; j < 9; j++) g[j][lane] = own[j];
-                } else
-                    for (int j = 0; j < 9; j++) g[j][lane] = 0;
+                const float *own = w + row * row_step + column * column_step;
+                g[lane] = (coord_v16){0};
+                if (row >= rows || column >= columns) continue;
+                if (own + 16 <= end_of_w)
+                    g[lane] = COORD_FROM(own);
+                else
+                    memcpy(&g[lane], own, 9 * sizeof(float));
             }
+            SET(transpose16)(g);
             coord_v16 t[6][3];
             for (int j = 0; j < 3; j++) {
-                coord_v16 a = COORD_FROM(g[j]), b = COORD_FROM(g[3 + j]), c = COORD_FROM(g[6 + j]);
+                coord_v16 a = g[turned ? 8 - j : j], b = g[turned ? 5 - j : 3 + j], c = g[turned ? 2 - j : 6 + j];
                 coord_v16 sum = (a + COORD_A2 * c) * -COORD_1A2, middle = b * COORD_1A;
                 coord_v16 far = a * COORD_1B2 + c * COORD_1, half = b * COORD_1B;
                 t[0][j] = a * COORD_0;
