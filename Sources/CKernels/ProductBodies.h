@@ -64,20 +64,18 @@ static void COORD_WAY(product)(
     COORD_WAY(pack)(right, b, ldb, !is_b_turned, n, k, 32);
     for (size_t column = 0; column < n; column += 32)
         for (size_t row = 0; row < m; row += 8) {
-            float tile[8 * 32] __attribute__((aligned(64)));
             const size_t rows = m - row < 8 ? m - row : 8, columns = n - column < 32 ? n - column : 32;
+            const float *own = left + row / 8 * steps * 8, *across = right + column / 32 * steps * 32;
             float *place = c + row * ldc + column;
-            for (size_t i = 0; i < 8; i++)
-                for (size_t j = 0; j < 32; j++)
-                    tile[32 * i + j] = adds && i < rows && j < columns ? place[i * ldc + j] : 0;
-            COORD_WAY(panel)(tile, 32, left + row / 8 * steps * 8, right + column / 32 * steps * 32, steps, 1);
-            if (columns == 32)
-                for (size_t i = 0; i < rows; i++) {
-                    COORD_INTO(place + i * ldc) = COORD_FROM(tile + 32 * i);
-                    COORD_INTO(place + i * ldc + 16) = COORD_FROM(tile + 32 * i + 16);
-                }
-            else
-                for (size_t i = 0; i < rows; i++)
-                    for (size_t j = 0; j < columns; j++) place[i * ldc + j] = tile[32 * i + j];
+            if (rows == 8 && columns == 32) {
+                COORD_WAY(panel)(place, ldc, own, across, steps, adds);
+                continue;
+            }
+            float tile[8 * 32] __attribute__((aligned(64)));
+            for (size_t i = 0; adds && i < rows; i++)
+                for (size_t j = 0; j < columns; j++) tile[32 * i + j] = place[i * ldc + j];
+            COORD_WAY(panel)(tile, 32, own, across, steps, adds);
+            for (size_t i = 0; i < rows; i++)
+                for (size_t j = 0; j < columns; j++) place[i * ldc + j] = tile[32 * i + j];
         }
 }

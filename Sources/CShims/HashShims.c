@@ -96,9 +96,13 @@ WITH_SHA static void take_blocks_of_two(
 #else
 
 int coord_hash_is_available(void) { return 0; }
-static void take_blocks(uint32_t state[8], const uint8_t *bytes, size_t blocks) { __builtin_trap(); }
+static void take_blocks(uint32_t state[8], const uint8_t *bytes, size_t blocks) {
+    (void)state, (void)bytes, (void)blocks;
+    __builtin_trap();
+}
 static void take_blocks_of_two(
     uint32_t one[8], const uint8_t *of_one, uint32_t two[8], const uint8_t *of_two, size_t blocks) {
+    (void)one, (void)of_one, (void)two, (void)of_two, (void)blocks;
     __builtin_trap();
 }
 
