@@ -144,17 +144,14 @@ KERNELS(avx2, OUT_OF_LINE __attribute__((target("avx2"))))
 KERNELS(avx512, OUT_OF_LINE __attribute__((target("avx512f,avx512dq,avx512bw"))))
 #endif
 
+#if defined(__x86_64__)
 // The widest vectors of this CPU: 0 plain, 1 AVX2, 2 AVX-512.
 static int width(void) {
-#if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
         return 2;
-    if (__builtin_cpu_supports("avx2")) return 1;
-#endif
-    return 0;
+    return __builtin_cpu_supports("avx2") ? 1 : 0;
 }
 
-#if defined(__x86_64__)
 #define PICK(what) (width() == 2 ? what##_avx512 : width() == 1 ? what##_avx2 : what##_plain)
 #else
 #define PICK(what) what##_plain
