@@ -82,10 +82,10 @@ typedef struct {
     int runs, at[16], count[16], sample[16], row[16], column[16];
     // 1 where the pixel left (right) of a tile is the neighbouring tile's, 0 where it is padding.
     coord_v16 has_left, has_right;
-    // Where each four tiles begin in a plane, less their row's own pixels, and their row of tiles; -1 for none. Images
-    // whose rows are multiples of 16 pixels are read in place.
+    // Where each four tiles begin in a plane, less their row's own pixels, and their row of tiles (-1 for none) and column.
+    // Images with a multiple of four tiles a row are read in place.
     ptrdiff_t four[4];
-    int four_row[4];
+    int four_row[4], four_column[4];
     // Where the pixel beside the sixteen lies in its row; -1 for padding.
     int outer_left, outer_right;
 } SET(tile_group);
@@ -103,6 +103,7 @@ static inline SET(tile_group) SET(group_at)(const coord_winograd *s, int first) 
         right[lane] = is_tile && lane < 15 && x < columns - 1;
         if (lane % 4 == 0) {
             g.four_row[lane / 4] = is_tile ? t / columns % rows : -1;
+            g.four_column[lane / 4] = 4 * x;
             g.four[lane / 4] = (ptrdiff_t)(t / columns / rows) * s->height * s->width + 4 * x;
         }
         if (!is_tile) continue;
@@ -193,6 +194,22 @@ static inline void SET(split4)(
             four[k] = g->four_row[k] < 0 || y < 0 || y >= s->height
                           ? (coord_v16){0}
                           : COORD_FROM(x + g->four[k] + (ptrdiff_t)y * s->width);
+        }
+        a = four[0], b = four[1], c = four[2], d = four[3];
+    } else if ((s->width + 3) / 4 % 4 == 0) {
+        // Each four tiles lie in one row, which may end among them.
+        const float *end = x + (ptrdiff_t)s->samples * s->height * s->width;
+        coord_v16 four[4];
+        for (int k = 0; k < 4; k++) {
+            int y = 4 * g->four_row[k] + i, inside = s->width - g->four_column[k];
+            if (inside > 16) inside = 16;
+            four[k] = (coord_v16){0};
+            if (g->four_row[k] < 0 || y < 0 || y >= s->height) continue;
+            const float *from = x + g->four[k] + (ptrdiff_t)y * s->width;
+            if (from + 16 <= end)
+                four[k] = (coord_v16)((coord_u16)COORD_FROM(from) & COORD_FIRST(inside));
+            else
+                for (int n = 0; n < inside; n++) four[k][n] = from[n];
         }
         a = four[0], b = four[1], c = four[2], d = four[3];
     } else if (s->width == 8 || s->width == 4) {

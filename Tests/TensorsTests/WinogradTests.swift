@@ -29,6 +29,7 @@ import Testing
         Shape(channels: 20, filters: 18, samples: 3, height: 14, width: 14),
         Shape(channels: 8, filters: 16, samples: 5, height: 4, width: 4),
         Shape(channels: 33, filters: 8, samples: 1, height: 13, width: 66),
+        Shape(channels: 5, filters: 9, samples: 3, height: 6, width: 31),
         Shape(channels: 17, filters: 33, samples: 9, height: 8, width: 8),
     ]
 
