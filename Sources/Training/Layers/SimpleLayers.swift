@@ -28,24 +28,19 @@ struct Flatten: Layer {
     var output: SampleShape { .flat(channels * pixels) }
 
     func forward(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pass: LayerPass) {
-        for b in 0..<pass.count {
-            for c in 0..<channels {
-                (y + (b * channels + c) * pixels).update(
-                    from: x + (c * pass.count + b) * pixels,
-                    count: pixels
-                )
-            }
-        }
+        forEachPlane(pass) { plane, row in (y + row).update(from: x + plane, count: pixels) }
     }
 
     func backward(_ way: Backward, _ pass: LayerPass) {
         guard let dx = way.dx else { return }
-        for b in 0..<pass.count {
-            for c in 0..<channels {
-                (dx + (c * pass.count + b) * pixels).update(
-                    from: way.dy + (b * channels + c) * pixels,
-                    count: pixels
-                )
+        forEachPlane(pass) { plane, row in (dx + plane).update(from: way.dy + row, count: pixels) }
+    }
+
+    /// Calls `body` with where each plane begins in the images and in the rows.
+    private func forEachPlane(_ pass: LayerPass, _ body: (_ plane: Int, _ row: Int) -> Void) {
+        pass.team.divide(pass.count, work: output.count) { samples, _ in
+            for b in samples {
+                for c in 0..<channels { body((c * pass.count + b) * pixels, (b * channels + c) * pixels) }
             }
         }
     }
