@@ -86,11 +86,15 @@ static void SET(depthwise_pass)(
             const float *filter = filters + (size_t)c * k * k, own = bias ? bias[c] : 0;
             float *target = y + (c * (size_t)w->samples + b) * into;
             SET(depthwise_take)(room.x, x + (c * (size_t)w->samples + b) * from, w, images, is_turned);
+            // Where nothing is left out, and no vector reaches over the end, straight into place.
+            const int is_whole = is_turned || w->stride == 1, is_direct = is_whole && images * pixels % 16 == 0;
+            float *sums = is_direct ? target : room.y;
             if (k == 3)
-                SET(depthwise_slide)(room.y, room.x, filter, own, room.mask, w, images * pixels, 3, is_turned);
+                SET(depthwise_slide)(sums, room.x, filter, own, room.mask, w, images * pixels, 3, is_turned);
             else
-                SET(depthwise_slide)(room.y, room.x, filter, own, room.mask, w, images * pixels, k, is_turned);
-            if (is_turned || w->stride == 1)
+                SET(depthwise_slide)(sums, room.x, filter, own, room.mask, w, images * pixels, k, is_turned);
+            if (is_direct) continue;
+            if (is_whole)
                 memcpy(target, room.y, images * pixels * sizeof(float));
             else
                 for (size_t row = 0; row < images * w->out_height; row++, target += w->out_width) {
