@@ -50,7 +50,9 @@ extension Convolution {
         }
         let scratch = pass.scratch + shape.filterCount
         // Few blocks are shared by their filters, too; what that transforms twice is little beside many filters' products.
-        let parts = shape.blocks < 4 * pass.team.size ? min(pass.team.size, shape.rowBlocks) : 1
+        let team = pass.team.size
+        let isEven = shape.blocks % team == 0 || shape.blocks >= 4 * team
+        let parts = isEven ? 1 : min(team, shape.rowBlocks)
         pass.team.run(shape.blocks * parts) { index, thread in
             let (block, part) = (index / parts, index % parts)
             pass.kernels.winogradForward(

@@ -207,8 +207,12 @@ struct Convolution: Layer {
                 if !isPointwise { pass.kernels.columnsToImage(dx + plane, scratch, window, samples) }
             }
         }
-        for strand in 1..<max(1, strands) {
-            pass.kernels.add(way.gradients + place, sums + (strand - 1) * partCount, partCount)
+        guard strands > 1 else { return }
+        pass.team.divide(partCount, multiple: 64) { range, _ in
+            let sum = way.gradients + place + range.lowerBound
+            for strand in 1..<strands {
+                pass.kernels.add(sum, sums + (strand - 1) * partCount + range.lowerBound, range.count)
+            }
         }
     }
 }
