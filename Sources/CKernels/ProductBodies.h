@@ -7,29 +7,19 @@
 static inline void COORD_WAY(take16)(
     coord_v16 *v, const float *x, size_t ld, int is_contraction_major, size_t outer, size_t outers, size_t first,
     size_t k) {
-    const int is_whole = outer + 16 <= outers && first + 16 <= k;
-    if (is_contraction_major) {
-        for (size_t i = 0; i < 16; i++) {
-            if (is_whole)
-                v[i] = COORD_FROM(x + (first + i) * ld + outer);
-            else {
-                v[i] = (coord_v16){0};
-                for (size_t j = 0; first + i < k && j < 16 && outer + j < outers; j++)
-                    v[i][j] = x[(first + i) * ld + outer + j];
-            }
+    const size_t row = is_contraction_major ? first : outer, rows = is_contraction_major ? k : outers;
+    const size_t column = is_contraction_major ? outer : first, columns = is_contraction_major ? outers : k;
+    const size_t inside = row < rows ? rows - row : 0, wide = column < columns ? columns - column : 0;
+    for (size_t i = 0; i < 16; i++) {
+        const float *from = x + (row + i) * ld + column;
+        if (i < inside && wide >= 16)
+            v[i] = COORD_FROM(from);
+        else {
+            v[i] = (coord_v16){0};
+            for (size_t j = 0; i < inside && j < wide; j++) v[i][j] = from[j];
         }
-    } else {
-        for (size_t i = 0; i < 16; i++) {
-            if (is_whole)
-                v[i] = COORD_FROM(x + (outer + i) * ld + first);
-            else {
-                v[i] = (coord_v16){0};
-                for (size_t j = 0; outer + i < outers && j < 16 && first + j < k; j++)
-                    v[i][j] = x[(outer + i) * ld + first + j];
-            }
-        }
-        SET(transpose16)(v);
     }
+    if (!is_contraction_major) SET(transpose16)(v);
 }
 
 // Panels [outers / width, steps, width].
