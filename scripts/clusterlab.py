@@ -8,7 +8,9 @@ import select
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -43,6 +45,11 @@ def wait_for(what, condition, seconds=60.0):
             return value
         time.sleep(0.02)
     raise Failure(f"not within {seconds} s: {what}")
+
+
+def end_cleanly():
+    """From now on SIGTERM ends this program as Ctrl-C does: what its labs started ends with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{pathlib.Path(sys.argv[0]).name}: ended by SIGTERM"))
 
 
 def command_line(pid):
@@ -332,3 +339,42 @@ class Lab:
         os.kill(pid, signal.SIGKILL)
         select.select([process], [], [])
         os.close(process)
+
+
+class Ledger:
+    """What the coordinator of a lab wrote down of its latest run, read beside it.
+
+    A `coord` command costs processor time that whoever measures would feel.
+    """
+
+    def __init__(self, lab):
+        self.place = f"file:{lab.folder}/artifacts/registry.sqlite?mode=ro"
+
+    def _rows(self, query):
+        database = sqlite3.connect(self.place, uri=True, timeout=10)
+        try:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute(query).fetchall()]
+        finally:
+            database.close()
+
+    def run(self):
+        """The latest run's row: id, state, steps, generations."""
+        return self._rows("SELECT id, state, steps, weights, (SELECT count(*) FROM generations WHERE run = runs.id) AS generations "
+                          "FROM runs ORDER BY created DESC, id DESC LIMIT 1")[0]
+
+    def _of_latest(self, columns, table, order):
+        return self._rows(f"SELECT {columns} FROM {table} WHERE run = (SELECT id FROM runs ORDER BY created DESC, id DESC LIMIT 1) "
+                          f"ORDER BY {order}")
+
+    def steps(self):
+        """Seconds of its steps by number."""
+        return {row["step"]: row["seconds"] for row in self._of_latest("step, seconds", "step_metrics", "step")}
+
+    def samples(self):
+        """Samples of its steps by number."""
+        return {row["step"]: row["samples"] for row in self._of_latest("step, samples", "step_metrics", "step")}
+
+    def generations(self):
+        """Its generations: number, time (seconds since 1970), reason."""
+        return [tuple(row.values()) for row in self._of_latest("number, time, reason", "generations", "number")]

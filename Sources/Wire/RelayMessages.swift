@@ -19,16 +19,28 @@ public struct PeerRoute: Codable, Sendable, Hashable {
     public var second: String
     /// How they meet.
     public var way: Way
+    /// The shortest round trip that was measured on it; unit: seconds; nil = nobody could, or an earlier build.
+    public var roundTrip: Double?
 
     /// A pair of hosts, in any order, and how they meet.
-    public init(_ one: String, _ other: String, _ way: Way) {
+    public init(_ one: String, _ other: String, _ way: Way, roundTrip: Double? = nil) {
         first = min(one, other)
         second = max(one, other)
         self.way = way
+        self.roundTrip = roundTrip
     }
 
     /// True when the pair waits while the coordinator's machine is away.
     public var needsCoordinator: Bool { way == .relay(hub: nil) }
+
+    /// No local network takes longer for a byte there and back; unit: seconds.
+    private static let localRoundTrip = 0.005
+
+    /// True when the pair is known to share a local network; what was not measured may be far apart.
+    var isLocal: Bool {
+        if case .relay = way { return false }
+        return roundTrip.map { $0 <= Self.localRoundTrip } ?? false
+    }
 }
 
 extension GenerationPlan {
@@ -41,6 +53,21 @@ extension GenerationPlan {
     /// The hosts of the members that add up for all; empty = each member adds up its part.
     public var sumHosts: [String] {
         Set(members.filter { owners.contains($0.member) }.map(\.host)).sorted()
+    }
+
+    /// How long a member may say nothing while an operation waits for it: 1 s on one machine or local network, else 3 s.
+    ///
+    /// A matter of the whole generation, so that nobody is given up by one member and waited for by another. A sign of
+    /// life comes each 0.2 s, so a pause of half a second is ridden out everywhere; a longer line may lose a few packets
+    /// in a row, which TCP sends again only after a second or more.
+    public var silenceLimit: Duration {
+        let hosts = Set(members.map(\.host)).sorted()
+        let isNear = hosts.indices.allSatisfy { index in
+            hosts[(index + 1)...].allSatisfy { other in
+                routes.contains { $0.first == hosts[index] && $0.second == other && $0.isLocal }
+            }
+        }
+        return isNear ? .seconds(1) : .seconds(3)
     }
 
     /// The ranks that the member of a rank dials: the lower ones, except where only one side can.

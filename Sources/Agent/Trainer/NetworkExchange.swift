@@ -246,6 +246,8 @@ final class NetworkExchange: GradientExchange {
             commands.onInterrupt { [endpoint, run = start.run] in
                 endpoint.abandon(generation: UInt32(plan.number), of: run)
             }
+            var options = options
+            options.silenceLimit = plan.silenceLimit
             do {
                 let group = try Group.open(
                     endpoint: endpoint,

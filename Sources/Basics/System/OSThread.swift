@@ -82,4 +82,16 @@ public final class Mailbox<Message: Sendable>: Sendable {
         guard filled.wait(timeout: .now() + .milliseconds(milliseconds)) == .success else { return nil }
         return messages.withLock { $0.isEmpty ? nil : $0.removeFirst() }
     }
+
+    /// Takes the messages at the front as long as `belongs` holds, at most so many, without waiting for any.
+    public func take(atMost limit: Int, while belongs: (Message) -> Bool) -> [Message] {
+        let taken = messages.withLock { messages in
+            let front = Array(messages.prefix(limit).prefix(while: belongs))
+            messages.removeFirst(front.count)
+            return front
+        }
+        // Each was announced, or is about to be.
+        for _ in taken { filled.wait() }
+        return taken
+    }
 }

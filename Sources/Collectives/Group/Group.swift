@@ -39,7 +39,7 @@ public final class Group: Sendable {
     public struct Options: Sendable {
         /// How long a member may say nothing while an operation waits for it.
         ///
-        /// Larger rides out longer pauses, smaller notices a frozen host sooner. Above 0.6 s.
+        /// Larger rides out longer pauses, smaller notices a frozen host sooner. Above 0.6 s; the same for all members.
         public var silenceLimit: Duration = .seconds(3)
         /// Each member gives one sum of all its lanes instead of one for each aligned subtree.
         ///

@@ -98,6 +98,11 @@ struct FoundRoute: Sendable, Equatable {
         self.reason = reason
     }
 
+    /// For the members of a run.
+    var told: PeerRoute {
+        PeerRoute(route.first, route.second, route.way, roundTrip: measured?.roundTrip)
+    }
+
     /// For people: what goes which way, how well, and what follows.
     var words: String {
         let pair = "\(route.first) and \(route.second)"

@@ -61,6 +61,14 @@ struct Succession: Sendable {
         follows.sort { ($0.view.number, $0.view.mark) < ($1.view.number, $1.view.mark) }
     }
 
+    /// Whether a report changes what the next generation must reckon with.
+    static func heeds(_ report: TrainerReport) -> Bool {
+        switch report {
+        case .accepted, .opening, .refused, .confirmed, .exited, .finished: true
+        default: false
+        }
+    }
+
     /// What a trainer reported, in the order in which it did.
     ///
     /// The registry keeps this beside the report itself: a coordinator that is killed forgets nothing of it.

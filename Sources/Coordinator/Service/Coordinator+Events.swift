@@ -11,22 +11,37 @@ internal import Musl
 
 // What the trainers report: kept once, told to those who follow, decided by the run machine.
 extension Coordinator {
-    /// Applies an event exactly once, whatever was killed in between, and decides what follows.
-    func received(_ event: AgentEvent, from host: String) {
+    /// So many events go into one transaction, at most.
+    static let mostTogether = 256
+
+    /// Applies events exactly once, whatever was killed in between, and decides what follows.
+    ///
+    /// In one transaction, so that the news of a loss does not wait for a disk once for each line before it. At most the
+    /// last of them is one that ``Succession`` heeds: what follows from an earlier one must not be kept before it is heard.
+    func received(_ events: [(event: AgentEvent, host: String)]) {
+        let new: [(event: AgentEvent, host: String)]
         do {
-            let isNew = try registry.apply(
-                host: host,
-                run: event.run,
-                through: Int64(event.sequence)
-            ) { transaction, _ in try keep(event, from: host, in: transaction) }
-            guard isNew else { return }
+            new = try registry.write { transaction in
+                try events.filter { event, host in
+                    let sequence = Int64(event.sequence)
+                    guard try transaction.advance(host: host, run: event.run, through: sequence) else {
+                        return false
+                    }
+                    try keep(event, from: host, in: transaction)
+                    return true
+                }
+            }
         } catch {
-            // Going on would leave it out for ever; the next coordinator asks for it again.
-            logger.critical(
-                "event \(event.sequence) of \(event.run) from \(host) could not be kept: \(error)"
-            )
+            // Going on would leave them out for ever; the next coordinator asks for them again.
+            let words = events.map { "\($0.event.sequence) of \($0.event.run) from \($0.host)" }
+            logger.critical("events \(words.joined(separator: ", ")) could not be kept: \(error)")
             exit(ExitCode.cannotWrite.rawValue)
         }
+        for (event, host) in new { received(event, from: host) }
+    }
+
+    /// Decides what follows from an event that is kept.
+    private func received(_ event: AgentEvent, from host: String) {
         if case .checkpoint(let manifest, _, _, _) = event.report {
             bringHome(manifest, of: event.run, from: host)
         }

@@ -101,7 +101,7 @@ extension Coordinator {
             remember(name)
             log("host", reason, host: name)
             retry(name)
-        case .event(let event): received(event, from: name)
+        case .event(let event): received([(event, name)])
         }
     }
 

@@ -68,7 +68,7 @@ extension Coordinator {
         }
         let standing = hub?.hosts ?? []
         for host in relayedHosts.subtracting(standing) { feed(.relay(host: host, isUp: false)) }
-        feed(.routed(routes.map(\.route), here: hostsHere))
+        feed(.routed(routes.map(\.told), here: hostsHere))
         keepRelays()
     }
 

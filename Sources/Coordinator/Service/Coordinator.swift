@@ -117,10 +117,32 @@ final class Coordinator {
     private func handle(_ message: Message) {
         switch message {
         case .control(let request, let peer): received(request, from: peer)
-        case .host(let name, let session, let news):
-            // A session that was replaced has nothing to say any more.
-            if hosts[name]?.session.number == session { received(news, from: name) }
+        case .host(let name, _, .event(let event)) where hears(message):
+            received([(event, name)] + eventsBehind(event))
+        case .host(let name, _, let news): if hears(message) { received(news, from: name) }
         case .resume(let body): body(self)
+        }
+    }
+
+    /// A session that was replaced has nothing to say any more.
+    private func hears(_ message: Message) -> Bool {
+        if case .host(let name, let session, _) = message {
+            hosts[name]?.session.number == session
+        } else {
+            true
+        }
+    }
+
+    /// The events that have come right behind one, up to the first that decides who may go on.
+    private func eventsBehind(_ first: AgentEvent) -> [(event: AgentEvent, host: String)] {
+        var isOver = Succession.heeds(first.report)
+        let messages = mailbox.take(atMost: Self.mostTogether) { message in
+            guard !isOver, hears(message), case .host(_, _, .event(let event)) = message else { return false }
+            isOver = Succession.heeds(event.report)
+            return true
+        }
+        return messages.compactMap { message in
+            if case .host(let name, _, .event(let event)) = message { (event, name) } else { nil }
         }
     }
 

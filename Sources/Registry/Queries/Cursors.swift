@@ -36,14 +36,27 @@ extension Registry {
     ) throws -> Bool {
         try write { transaction in
             let cursor = try transaction.cursor(host: host, run: run, spool: spool)
-            guard sequence > cursor else { return false }
+            guard try transaction.advance(host: host, run: run, spool: spool, through: sequence) else {
+                return false
+            }
             try body(transaction, cursor)
-            try transaction.upsert(
-                "agent_cursors",
-                key: ["host", "run", "spool"],
-                [("host", host), ("run", run?.text ?? ""), ("spool", spool), ("sequence", sequence)]
-            )
             return true
         }
+    }
+}
+
+extension RegistryTransaction {
+    /// Moves an agent's cursor, in one transaction with the effect of its event.
+    ///
+    /// - Returns: false, and nothing moved, when everything through `sequence` was applied before.
+    public func advance(host: String, run: RunID?, spool: String = "", through sequence: Int64) throws -> Bool
+    {
+        guard try sequence > cursor(host: host, run: run, spool: spool) else { return false }
+        try upsert(
+            "agent_cursors",
+            key: ["host", "run", "spool"],
+            [("host", host), ("run", run?.text ?? ""), ("spool", spool), ("sequence", sequence)]
+        )
+        return true
     }
 }
