@@ -36,7 +36,11 @@ struct MemoryOffer: Sendable {
     static func read(_ bytes: [UInt8], _ descriptors: [Int32]) -> PeerMemory {
         var rest = descriptors
         defer { rest.forEach(closeDescriptor) }
-        guard bytes == message(nil).bytes || bytes[..<8] == message(nil).bytes[..<8] && bytes[8] == 1 else {
+        let none = message(nil).bytes
+        let isKnown =
+            bytes == none
+            || bytes.count == messageBytes && bytes.starts(with: none.prefix(8)) && bytes[8] == 1
+        guard isKnown else {
             return .missing("it speaks another version")
         }
         guard descriptors.count == 2 else { return .missing("it has no memory to share") }
