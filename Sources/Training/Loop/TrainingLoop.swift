@@ -22,12 +22,12 @@ public final class TrainingLoop {
     let optimizer: Optimizer
     let schedule: Schedule
     private let loss: Loss
-    private let random: RandomSource
+    let random: RandomSource
     let weights: FloatArena
     let average: WeightAverage?
     let sum: FloatArena
     let tree: LaneTree
-    private let workspaces: [Workspace]
+    let workspaces: [Workspace]
     lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
         Workspace(
             model: model,
@@ -451,123 +451,6 @@ public final class TrainingLoop {
             state.operation += exchange.lastOperations
             return (values, exchangeSeconds, laneSeconds)
         }
-    }
-
-    /// Forward and backward of some lanes, side by side.
-    func computeLanes(_ lanes: [Int], weights: FloatArena, step: Int) throws -> [LaneResult] {
-        let batches = try lanes.map { lane in
-            let indices = samples.microbatch(lane: lane, epoch: state.epoch, step: step)
-            guard indices.count <= record.spec.batch / record.spec.lanes else {
-                throw TrainingError(
-                    .badData,
-                    "lane \(lane) has \(indices.count) samples, more than its share"
-                )
-            }
-            return indices
-        }
-        let gradients = lanes.map { tree.gradient(of: $0) }
-        // Islands are ahead of the operation by some steps.
-        let globalStep = state.globalStep + step - state.step
-        return try results(lanes.count) { index, thread, team in
-            guard !batches[index].isEmpty else {
-                gradients[index].clear()
-                return LaneResult()
-            }
-            // An island is ahead of the others: its lanes stay.
-            let isWanted = { self.islands != nil || !self.exchange.hasMoved(lane: lanes[index]) }
-            return computeParts(
-                of: batches[index],
-                from: lanes[index] * (record.spec.batch / record.spec.lanes),
-                step: globalStep,
-                in: workspaces[thread],
-                gradients[index],
-                weights: weights,
-                team: team,
-                isWanted: isWanted
-            )
-        }
-    }
-
-    /// One lane's microbatch, in parts one after the other; their gradients add up in their order.
-    ///
-    /// - Parameters:
-    ///   - place: of the first sample in the step's batch.
-    ///   - step: of the whole run.
-    private func computeParts(
-        of batch: [Int],
-        from place: Int,
-        step: Int,
-        in workspace: Workspace,
-        _ gradient: FloatArena,
-        weights: FloatArena,
-        team: Team,
-        isWanted: @escaping () -> Bool
-    ) -> LaneResult {
-        var result = LaneResult()
-        for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
-            let part = batch[first..<min(batch.count, first + workspace.capacity)]
-            if let bad = load(part, into: workspace) { return LaneResult(badSample: bad) }
-            let target = first == 0 ? gradient : workspace.partGradient
-            let (loss, correct) = workspace.train(
-                count: part.count,
-                weights: weights.pointer,
-                TrainingPass(
-                    gradients: target.pointer,
-                    random: random,
-                    step: step,
-                    position: place + first,
-                    precision: record.spec.precision ?? .float32,
-                    isWanted: isWanted
-                ),
-                team: team
-            )
-            guard !workspace.wasDropped else { return LaneResult(isDropped: true) }
-            if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
-            result.add(LaneResult(loss: loss, correct: correct, count: part.count))
-        }
-        return result
-    }
-
-    /// Runs `body` for each index on the pool and gives the results in order.
-    ///
-    /// As many as there are threads go side by side; the rest one after the other, each by all threads.
-    func results(
-        _ count: Int,
-        _ body: (_ index: Int, _ thread: Int, _ team: Team) -> LaneResult
-    ) throws -> [LaneResult] {
-        var results = [LaneResult](repeating: LaneResult(), count: count)
-        let abreast = count / pool.size * pool.size
-        results.withUnsafeMutableBufferPointer { results in
-            pool.run(abreast) { index, thread in results[index] = body(index, thread, .alone) }
-            for index in abreast..<count { results[index] = body(index, 0, Team(pool: pool)) }
-        }
-        if let bad = results.compactMap(\.badSample).min() {
-            throw TrainingError(
-                .badData,
-                model.takesTokens
-                    ? "sample \(bad) holds a token that is not in 0..<\(model.classCount)"
-                    : "sample \(bad) has label \(samples.label(bad)), there are \(model.classCount) classes"
-            )
-        }
-        return results
-    }
-
-    /// Reads samples into a workspace; returns the first one whose label is out of range.
-    func load(_ indices: ArraySlice<Int>, into workspace: Workspace) -> Int? {
-        for (position, index) in indices.enumerated() {
-            let label = samples.label(index)
-            guard label >= 0, label < model.classCount else { return index }
-            samples.read(index, into: workspace.raw)
-            guard workspace.rawIsUsable else { return index }
-            workspace.accept(
-                position: position,
-                count: indices.count,
-                mean: signature.mean,
-                deviation: signature.deviation
-            )
-            workspace.setTargets(position: position, label: label)
-        }
-        return nil
     }
 
     static func seconds(since start: ContinuousClock.Instant) -> Double {
