@@ -141,6 +141,8 @@ public final class Dataset: @unchecked Sendable {
             .filter { seen.insert($0).inserted }
     }
 
+    /// What the values of all samples take in memory; unit: bytes.
+    public var byteCount: Int { values.count }
     /// For people.
     public var name: String { index.name }
     /// Number of samples.
