@@ -22,6 +22,11 @@ enum RegistrySchema {
                     "CREATE TABLE successions (run TEXT PRIMARY KEY, kept TEXT NOT NULL) STRICT, WITHOUT ROWID"
             )
         }
+        migrator.registerMigration("0005 where the time of steps went") { database in
+            for part in ["data", "forward", "backward", "exchange", "update"] {
+                try database.execute(sql: "ALTER TABLE step_metrics ADD COLUMN \(part)_seconds REAL")
+            }
+        }
         return migrator
     }
 

@@ -65,6 +65,12 @@ public struct RunSummary: Hashable, Sendable, Codable {
     public var generations: Int
     /// Recent speed.
     public var samplesPerSecond: Double?
+    /// Where the time of the last steps went, the mean of each part; unit: seconds.
+    public var stepSeconds: StepTimes?
+    /// What was noticed: losses out of line, overfitting; the oldest first.
+    public var notices: [String]
+    /// What the members planned to have in memory and what they had; the oldest first.
+    public var memory: [String]
     /// The last epoch's metrics.
     public var metrics: Metrics
     /// The best checkpoint; nil before the first.
@@ -76,6 +82,8 @@ public struct RunSummary: Hashable, Sendable, Codable {
 
     enum CodingKeys: String, CodingKey {
         case run, state, engine, step, epoch, lanes, kernels, workers, generations, metrics, best, message
+        case notices, memory
+        case stepSeconds = "step_seconds"
         case workerSHA256 = "worker_sha256"
         case samplesPerSecond = "samples_per_second"
         case weightsSHA256 = "weights_sha256"
@@ -97,6 +105,9 @@ extension RunSummary {
         try container.encode(workers, forKey: .workers)
         try container.encode(generations, forKey: .generations)
         try container.encode(samplesPerSecond, forKey: .samplesPerSecond)
+        try container.encode(stepSeconds, forKey: .stepSeconds)
+        try container.encode(notices, forKey: .notices)
+        try container.encode(memory, forKey: .memory)
         try container.encode(metrics, forKey: .metrics)
         try container.encode(best, forKey: .best)
         try container.encode(weightsSHA256, forKey: .weightsSHA256)
@@ -148,6 +159,9 @@ extension RegistrySnapshot {
             },
             generations: run.generations,
             samplesPerSecond: run.samplesPerSecond,
+            stepSeconds: try stepTimes(of: id),
+            notices: try events(EventFilter(kinds: ["watch."], run: id)).map(\.message),
+            memory: try events(EventFilter(kinds: ["memory."], run: id)).map(\.message),
             metrics: RunSummary.Metrics(
                 trainLoss: epoch?.trainLoss,
                 valLoss: epoch?.valLoss,

@@ -174,9 +174,9 @@ import Testing
         #expect(
             text == """
                 {"best":{"checkpoint":"\(digest(2))","step":20,"val_accuracy":0.75},"engine":null,"epoch":0,\
-                "generations":0,"kernels":null,"lanes":0,"message":null,\
-                "metrics":{"train_loss":0.5,"val_accuracy":0.75,"val_loss":null},"run":"a-1",\
-                "samples_per_second":null,"state":"queued","step":20,"weights_sha256":"\(digest(3))",\
+                "generations":0,"kernels":null,"lanes":0,"memory":[],"message":null,\
+                "metrics":{"train_loss":0.5,"val_accuracy":0.75,"val_loss":null},"notices":[],"run":"a-1",\
+                "samples_per_second":null,"state":"queued","step":20,"step_seconds":null,"weights_sha256":"\(digest(3))",\
                 "worker_sha256":null,"workers":[{"host":"local","lanes":[0,1],"steps":0}]}
                 """
         )
@@ -210,6 +210,24 @@ import Testing
         #expect(fresh)
         #expect(applied == 11)
         #expect(try registry.read { try $0.steps(of: run).map(\.step) } == Array(1...8))
+        #expect(try registry.read { try $0.stepTimes(of: run) } == nil)
+        let times = [1.0, 3.0].map {
+            StepTimes(data: $0, forward: 2 * $0, backward: 0, exchange: 0.5, update: $0)
+        }
+        try registry.write { transaction in
+            try transaction.put(
+                times.enumerated().map { number, times in
+                    var step = makeStep(number + 1, run: run)
+                    step.times = times
+                    return step
+                }
+            )
+        }
+        let told = try registry.read { try $0.steps(of: run).map(\.times) }
+        #expect(told == times + [StepTimes?](repeating: nil, count: 6))
+        let mean = StepTimes(data: 2, forward: 4, backward: 0, exchange: 0.5, update: 2)
+        #expect(try registry.read { try $0.stepTimes(of: run) } == mean)
+        #expect(try registry.read { try $0.stepTimes(of: run, last: 1) } == times[1])
     }
 
     @Test func `and their cursor move together or not at all`() throws {

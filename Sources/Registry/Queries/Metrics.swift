@@ -12,7 +12,22 @@ extension StepMetrics {
             learningRate: try row.optional("learning_rate"),
             samples: try row.value("samples"),
             seconds: try row.value("seconds"),
+            times: try StepTimes(row),
             time: try row.value("time")
+        )
+    }
+}
+
+extension StepTimes {
+    /// Nil where the row has none.
+    init?(_ row: Row) throws {
+        guard let data: Double = try row.optional("data_seconds") else { return nil }
+        self.init(
+            data: data,
+            forward: try row.value("forward_seconds"),
+            backward: try row.value("backward_seconds"),
+            exchange: try row.value("exchange_seconds"),
+            update: try row.value("update_seconds")
         )
     }
 }
@@ -41,6 +56,17 @@ extension RegistrySnapshot {
             "SELECT * FROM step_metrics WHERE run = ? AND step > ? ORDER BY step LIMIT ?",
             [run.text, after, limit]
         ).map(StepMetrics.init)
+    }
+
+    /// Where the time of the last steps of a run went: the mean over those that told it; nil when none did.
+    ///
+    /// - Parameter count: of the last steps.
+    public func stepTimes(of run: RunID, last count: Int = 200) throws -> StepTimes? {
+        let rows = try rows(
+            "SELECT * FROM step_metrics WHERE run = ? AND data_seconds IS NOT NULL ORDER BY step DESC LIMIT ?",
+            [run.text, count]
+        )
+        return StepTimes.mean(try rows.compactMap(StepTimes.init))
     }
 
     /// The last step of a run that is known.
@@ -73,15 +99,17 @@ extension RegistryTransaction {
         for step in steps {
             try statement.execute(arguments: [
                 step.run.text, step.step, step.epoch, step.loss?.ifFinite, step.accuracy?.ifFinite,
-                step.learningRate?.ifFinite, step.samples, step.seconds, step.time,
+                step.learningRate?.ifFinite, step.samples, step.seconds, step.time, step.times?.data,
+                step.times?.forward, step.times?.backward, step.times?.exchange, step.times?.update,
             ])
         }
     }
 
     private static let stepSQL = """
         INSERT OR REPLACE INTO step_metrics
-        (run, step, epoch, loss, accuracy, learning_rate, samples, seconds, time)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        (run, step, epoch, loss, accuracy, learning_rate, samples, seconds, time,
+        data_seconds, forward_seconds, backward_seconds, exchange_seconds, update_seconds)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """
 
     /// Records an epoch; one that is known already is replaced.

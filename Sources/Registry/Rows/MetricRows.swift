@@ -18,6 +18,8 @@ public struct StepMetrics: Hashable, Sendable, Codable {
     public var samples: Int
     /// Wall time of the step.
     public var seconds: Double
+    /// Where the time went; nil when it was not told.
+    public var times: StepTimes?
     /// When it was committed; Unix seconds, the host's clock.
     public var time: Double
 
@@ -31,8 +33,10 @@ public struct StepMetrics: Hashable, Sendable, Codable {
         learningRate: Double? = nil,
         samples: Int,
         seconds: Double,
+        times: StepTimes? = nil,
         time: Double
     ) {
+        self.times = times
         self.run = run
         self.step = step
         self.epoch = epoch
