@@ -130,7 +130,8 @@ let package = Package(
         .testTarget(
             name: "CoordinatorTests",
             dependencies: [
-                "Basics", "ContentStore", "Coordinator", "CoordTesting", "Remote", "Wire", "coord-worker",
+                "Basics", "ContentStore", "Coordinator", "CoordTesting", "Registry", "Remote", "Wire",
+                "coord-worker",
             ]
         ),
         .testTarget(

@@ -21,6 +21,10 @@ public struct ClusterFile: Hashable, Sendable {
     public var kernels: KernelSet?
     /// `exchange: auto`: chosen by what the cluster's links carry, at the submission.
     public var choosesExchange = false
+    /// What trainers do when their memory will not do.
+    public var memory = MemoryPolicy.refuse
+    /// Memory that each trainer may have at most; nil = what is free; unit: bytes.
+    public var memoryLimit: Int?
     /// Where the best checkpoint goes by itself.
     public var deploy: DeploySpec?
     /// How `coord-serve` listens.
@@ -125,6 +129,8 @@ public struct ClusterFile: Hashable, Sendable {
             run: run?.run,
             kernels: run?.kernels,
             choosesExchange: run?.choosesExchange ?? false,
+            memory: run?.memory.policy ?? .refuse,
+            memoryLimit: run?.memory.limit,
             deploy: deploy,
             serve: serve,
             places: reading.places

@@ -98,6 +98,9 @@ extension ClusterFile {
           # loss: { type: focal, gamma: 2 }
           # loss: { type: mse }
           # loss: { type: bce }
+          # What happens to images before they are trained on: a list of names, or of types with more, in this order, as
+          # `augment: [ { type: crop, padding: 4 }, flip, mixup ]`. docs/guides/data.md lists them. Default: nothing.
+          augment: []
           epochs: 10                            # passes over the training data, at least 1. Default: 10
           batch: 64                             # samples in a step, over all lanes and hosts. Default: 64
           # Parts that a batch is cut into, each computed by one worker thread; a power of two up to 64 that divides
@@ -137,6 +140,11 @@ extension ClusterFile {
           # How exact the products of a training step are: float32, or bf16, which rounds the operands of dense layers and of
           # most convolutions. Weights, sums, optimizer, evaluation and serving stay float32. Default: float32
           precision: float32
+          # What a trainer does when its memory will not do: `refuse` does not begin and says what it would need; `auto`
+          # computes activations again or fewer lanes at a time, which takes longer and gives the same bits. As a mapping,
+          # `memory: { policy: auto, limit: 4096 }`, `limit` is MiB that each trainer may have. Default of `limit`: what
+          # is free.
+          memory: refuse                        # Default: refuse
           # Moving average of the weights, `averaging` times the old one after each step: it is what is judged, saved
           # and served. 0.999 suits long runs.
           averaging: 0                          # at least 0 and less than 1. Default: 0, none

@@ -2,10 +2,21 @@ internal import Basics
 
 /// Reads `run:`.
 struct RunReader {
-    /// The run, the kernel set when the file pins one, and whether the exchange is for the planner to choose.
+    /// What the file says of the run.
+    struct Result {
+        var run: RunSpec
+        /// The set that the file pins.
+        var kernels: KernelSet?
+        /// Whether the exchange is for the planner to choose.
+        var choosesExchange: Bool
+        /// What trainers do when memory will not do, and what each may have; unit: bytes.
+        var memory: (policy: MemoryPolicy, limit: Int?)
+    }
+
+    /// Reads the run.
     ///
     /// What a problem left unknown stands at its default.
-    static func read(_ section: Section) -> (run: RunSpec, kernels: KernelSet?, choosesExchange: Bool) {
+    static func read(_ section: Section) -> Result {
         let name = section.requiredText("name") ?? ""
         let model = section.required("model").flatMap { section.section($0) }.flatMap(TypeTable.models.read)
         let optimizer = typed("optimizer", TypeTable.optimizers, "adamw", section)
@@ -36,6 +47,7 @@ struct RunReader {
         let loss = typed("loss", TypeTable.losses, "cross_entropy", section)
         // The plain one has no parameter of effect: a record without it is the same record as before there was a choice.
         run.loss = loss == TypeTable.losses.complete("cross_entropy") ? nil : loss
+        run.augment = augment(section)
         if let parts = section.integer("accumulate", in: 1...65536), parts > 1 {
             run.accumulate = parts
             let share = run.batch / run.lanes
@@ -52,10 +64,23 @@ struct RunReader {
         if let decay = section.number("averaging", .fraction), decay > 0 { run.averaging = decay }
         if let stop = section.section("early_stop") { run.earlyStop = earlyStop(stop) }
         let kernels = self.kernels(section)
+        let memory = memory(section)
         let chosen = exchange(section, lanes: run.lanes)
         run.exchange = chosen.flatMap { $0.kind == .sync ? nil : $0 }
         section.reportUnknownKeys()
-        return (run, kernels, chosen == nil)
+        return Result(run: run, kernels: kernels, choosesExchange: chosen == nil, memory: memory)
+    }
+
+    /// `memory: auto`, or `memory: { policy: auto, limit: 4096 }`.
+    private static func memory(_ section: Section) -> (policy: MemoryPolicy, limit: Int?) {
+        guard let value = section.value("memory") else { return (.refuse, nil) }
+        guard section.isMapping(value), let own = section.section(value) else {
+            return (section.choice("memory", MemoryPolicy.self) ?? .refuse, nil)
+        }
+        let limit = own.integer("limit", in: 64...16_777_216)
+        let policy = own.choice("policy", MemoryPolicy.self) ?? .refuse
+        own.reportUnknownKeys()
+        return (policy, limit.map { $0 << 20 })
     }
 
     private static func earlyStop(_ section: Section) -> EarlyStopSpec? {
@@ -63,6 +88,13 @@ struct RunReader {
         let improvement = section.number("improvement", .notNegative) ?? 0
         section.reportUnknownKeys()
         return patience > 0 ? EarlyStopSpec(patience: patience, improvement: improvement) : nil
+    }
+
+    /// A list of names and mappings; nil where it is empty.
+    private static func augment(_ section: Section) -> [TypedSpec]? {
+        guard let value = section.value("augment"), !section.isEmptyList(value) else { return nil }
+        return section.items(value, "a list, such as [ crop, flip ]")?
+            .compactMap { TypeTable.augmentations.item($0, section) }
     }
 
     private static func typed(

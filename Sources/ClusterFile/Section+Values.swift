@@ -138,6 +138,9 @@ extension Section {
     /// Whether a value has keys of its own.
     func isMapping(_ value: Value) -> Bool { value.node.mapping != nil }
 
+    /// Whether a value is a list without items.
+    func isEmptyList(_ value: Value) -> Bool { value.node.sequence?.isEmpty ?? false }
+
     /// A value as a mapping.
     func section(_ value: Value, fallback: Section? = nil) -> Section? {
         guard case .mapping(let mapping) = value.node else {

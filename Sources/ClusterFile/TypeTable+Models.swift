@@ -111,4 +111,41 @@ extension TypeTable {
         ],
         fallback: "cross_entropy"
     )
+
+    /// What may happen to images before they are trained on.
+    static let augmentations = TypeTable(types: [
+        (
+            "flip",
+            [
+                Parameter("axis", .choice(["horizontal", "vertical"]), .text("horizontal")),
+                Parameter("probability", .number(.share), .number(0.5)),
+            ]
+        ),
+        ("crop", [Parameter("padding", .integer(1...1024), .integer(4))]),
+        ("rotate", [Parameter("degrees", .number(.positive), .integer(15))]),
+        (
+            "color",
+            [
+                Parameter("brightness", .number(.fraction), .number(0.2)),
+                Parameter("contrast", .number(.fraction), .number(0.2)),
+                Parameter("saturation", .number(.fraction), .number(0.2)),
+                Parameter("hue", .number(.fraction), .integer(0)),
+            ]
+        ),
+        (
+            "blur",
+            [
+                Parameter("sigma", .number(.positive), .integer(1)),
+                Parameter("probability", .number(.share), .number(0.5)),
+            ]
+        ),
+        (
+            "cutout",
+            [
+                Parameter("size", .integer(1...1024), .integer(8)),
+                Parameter("probability", .number(.share), .integer(1)),
+            ]
+        ),
+        ("mixup", [Parameter("alpha", .number(.positive), .number(0.2))]),
+    ])
 }

@@ -138,11 +138,11 @@ struct TypeTable {
         return read(section, as: known)
     }
 
-    /// A layer of a list: a mapping with `type`, or the type alone.
-    private static func layer(_ value: Section.Value, _ section: Section) -> TypedSpec? {
-        if section.isMapping(value) { return section.section(value).flatMap(layers.read) }
-        return section.text(value).flatMap { section.choice(value, $0, among: layers.types.map(\.name)) }
-            .map(layers.complete)
+    /// An item of a list: a mapping with `type`, or the type alone.
+    func item(_ value: Section.Value, _ section: Section) -> TypedSpec? {
+        if section.isMapping(value) { return section.section(value).flatMap(read) }
+        return section.text(value).flatMap { section.choice(value, $0, among: types.map(\.name)) }
+            .map(complete)
     }
 
     /// The type `name` with its defaults.
@@ -170,7 +170,7 @@ struct TypeTable {
                     }.map(SpecValue.text)
                 case .layers:
                     section.required(parameter.name).flatMap { section.items($0, "a list of layers") }
-                        .map { .list($0.compactMap { Self.layer($0, section) }.map(SpecValue.spec)) }
+                        .map { .list($0.compactMap { Self.layers.item($0, section) }.map(SpecValue.spec)) }
                 }
             if let given { spec.parameters[parameter.name] = given }
         }

@@ -18,4 +18,40 @@ public protocol SampleSource: Sendable {
     func read(_ index: Int, into target: UnsafeMutableBufferPointer<Float>)
     /// The label of one sample, `0 ..< classes.count`.
     func label(_ index: Int) -> Int
+    /// Writes the values of a sample as it is trained on in a step: the raw ones, or changed at random.
+    ///
+    /// - Parameters:
+    ///   - step: of the whole run.
+    ///   - position: the sample's place in the step's batch.
+    ///   - target: `[shape.product]`.
+    func read(_ index: Int, step: Int, position: Int, into target: UnsafeMutableBufferPointer<Float>)
+    /// Tells which samples will be trained on next, so that they may be made ready.
+    ///
+    /// - Parameters:
+    ///   - step: within the epoch.
+    ///   - globalStep: of the whole run.
+    func expect(lanes: [Int], epoch: Int, step: Int, globalStep: Int)
+    /// Tells which samples will be read as they are, in this order, so that they may be made ready.
+    func expect(_ indices: ArraySlice<Int>)
+    /// What a message calls a sample.
+    func name(of index: Int) -> String
+}
+
+extension SampleSource {
+    /// The raw values.
+    public func read(
+        _ index: Int,
+        step: Int,
+        position: Int,
+        into target: UnsafeMutableBufferPointer<Float>
+    ) { read(index, into: target) }
+
+    /// Nothing is made ready.
+    public func expect(lanes: [Int], epoch: Int, step: Int, globalStep: Int) {}
+
+    /// Nothing is made ready.
+    public func expect(_ indices: ArraySlice<Int>) {}
+
+    /// Its number.
+    public func name(of index: Int) -> String { "\(index)" }
 }

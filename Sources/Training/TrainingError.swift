@@ -12,6 +12,8 @@ public struct TrainingError: ExplainedError {
         case diverged
         /// A checkpoint is damaged, or belongs to another run record.
         case badCheckpoint
+        /// The run would need more memory than there is.
+        case noMemory
         /// A model's outputs differ from those that the trainer wrote.
         case goldenMismatch
     }
@@ -26,7 +28,7 @@ public struct TrainingError: ExplainedError {
     public var exitCode: ExitCode {
         switch code {
         case .badSpec, .badData, .badCheckpoint: .badInput
-        case .diverged, .goldenMismatch: .failed
+        case .diverged, .goldenMismatch, .noMemory: .failed
         }
     }
 

@@ -15,31 +15,40 @@ final class Workspace {
     /// One sample as the source gives it, `[shape]`.
     let raw: UnsafeMutableBufferPointer<Float>
 
-    /// Of each node; a node that works in place shares its source's.
-    private let activations: [FloatArena]
-    private let saved: [FloatArena]
+    private let layout: WorkspaceLayout
+    /// Of all nodes, where the layout says.
+    private let activations: FloatArena
+    private let saved: FloatArena
     /// Gradients on their way back that are not in use; each holds the largest activation.
     private var free: [FloatArena] = []
-    private let gradientCount: Int?
+    private let trains: Bool
     private let scratch: FloatArena
     private let places: UnsafeMutablePointer<UInt8>
-    private let placesOffset: [Int]
     private let loss: Loss
     /// The gradient at the logits.
     private let logitGradients: FloatArena
     /// Where the gradient of a further part of a microbatch goes before it is added, `[N]`.
     private(set) lazy var partGradient = FloatArena(count: model.parameterCount)
 
+    /// When the last forward pass ended.
+    private(set) var forwardEnded = ContinuousClock.now
+    /// The second labels of mixed samples and how much the first ones count; nil while nothing is mixed.
+    private var mixed: (labels: [Int32], share: Float)?
+    /// The gradient at the logits for the second labels.
+    private lazy var mixedGradients = FloatArena(count: logitGradients.count)
+
     /// - Parameters:
     ///   - trains: false leaves out what only backward needs.
     ///   - threads: the largest team that will work here.
+    ///   - recomputes: backward computes activations again instead of finding them all: less memory, the same bits.
     init(
         model: Model,
         kernels: Kernels,
         capacity: Int,
         trains: Bool,
         loss: Loss = .plain,
-        threads: Int = 1
+        threads: Int = 1,
+        recomputes: Bool = false
     ) {
         self.model = model
         self.kernels = kernels
@@ -50,75 +59,16 @@ final class Workspace {
         labels.initialize(repeating: 0, count: capacity * model.rowsPerSample)
         raw = .allocate(capacity: model.input.count)
         raw.initialize(repeating: 0)
-        let slots = trains ? Self.oneEach(model) : Self.shared(model)
-        let arenas = (0...(slots.max() ?? 0)).map { slot in
-            FloatArena(
-                count: capacity
-                    * (zip(slots, model.nodes).filter { $0.0 == slot }.map { $0.1.output.count }.max() ?? 0)
-            )
-        }
-        activations = slots.map { arenas[$0] }
-        let savedCounts = model.nodes.map { $0.layer?.savedCount(samples: capacity) ?? 0 }
-        if trains {
-            saved = savedCounts.map { FloatArena(count: $0) }
-        } else {
-            // No backward comes for it: one layer may overwrite what the one before it kept.
-            saved = [FloatArena](
-                repeating: FloatArena(count: savedCounts.max() ?? 0),
-                count: savedCounts.count
-            )
-        }
-        let largest = model.nodes.reduce(model.input.count) { max($0, $1.output.count) }
-        var offsets: [Int] = []
-        var placesCount = 0
-        for node in model.nodes {
-            offsets.append(trains ? placesCount : 0)
-            let own = capacity * (node.layer?.placesPerSample ?? 0)
-            placesCount = trains ? placesCount + own : max(placesCount, own)
-        }
-        placesOffset = offsets
-        places = .allocate(capacity: max(1, placesCount))
-        places.initialize(repeating: 0, count: max(1, placesCount))
-        scratch = FloatArena(
-            count: model.layers.map { $0.scratchCount(samples: capacity, threads: threads) }.max() ?? 0
-        )
+        let purpose: WorkspaceLayout.Purpose =
+            !trains ? .evaluation : recomputes ? .recomputing : .training
+        layout = WorkspaceLayout(model: model, capacity: capacity, purpose: purpose, threads: threads)
+        self.trains = trains
+        activations = FloatArena(count: layout.count)
+        saved = FloatArena(count: layout.savedCount)
+        places = .allocate(capacity: max(1, layout.byteCount))
+        places.initialize(repeating: 0, count: max(1, layout.byteCount))
+        scratch = FloatArena(count: layout.scratchCount)
         logitGradients = FloatArena(count: capacity * model.rowsPerSample * model.classCount)
-        gradientCount = trains ? capacity * largest : nil
-    }
-
-    /// An arena for each activation that does not share its source's.
-    private static func oneEach(_ model: Model) -> [Int] {
-        var slots: [Int] = []
-        for (index, node) in model.nodes.enumerated() {
-            slots.append(node.sharesSource ? slots[node.source] : index)
-        }
-        return slots
-    }
-
-    /// As few arenas as hold what is still to be read: without backward an activation is free after its last reader.
-    private static func shared(_ model: Model) -> [Int] {
-        var lastReader = [Int](repeating: model.nodes.count, count: model.nodes.count)
-        for (index, node) in model.nodes.enumerated() {
-            if node.source >= 0 { lastReader[node.source] = index }
-            if case .add(let other) = node.operation, other >= 0 { lastReader[other] = index }
-        }
-        var slots: [Int] = []
-        var free: [Int] = []
-        var count = 0
-        for (index, node) in model.nodes.enumerated() {
-            if node.sharesSource {
-                slots.append(slots[node.source])
-            } else if let slot = free.popLast() {
-                slots.append(slot)
-            } else {
-                slots.append(count)
-                count += 1
-            }
-            for read in 0..<index where lastReader[read] == index && slots[read] != slots[index] {
-                free.append(slots[read])
-            }
-        }
-        return slots
     }
 
     deinit {
@@ -169,6 +119,37 @@ final class Workspace {
         own[rows - 1] = Int32(label)
     }
 
+    /// Mixes each sample taken with the one that is `shift` places on, inputs and labels; or leaves all as they are.
+    ///
+    /// Holds until the next call.
+    /// - Parameter mix: how far on, 0 ..< count, and the share of the sample itself, 0 to 1; nil for none.
+    /// - Source: Zhang et al. 2018, "mixup: beyond empirical risk minimization".
+    func mix(_ mix: (shift: Int, share: Float)?, count: Int) {
+        guard let mix, mix.shift != 0 else {
+            mixed = nil
+            return
+        }
+        precondition(model.rowsPerSample == 1, "sequences cannot be mixed")
+        mixed = ((0..<count).map { labels[($0 + mix.shift) % count] }, mix.share)
+        let (blocks, size) =
+            switch model.input {
+            case .planes(let channels, let height, let width): (channels, height * width)
+            case .flat(let features): (1, features)
+            case .tokens: preconditionFailure("tokens cannot be mixed")
+            }
+        for block in 0..<blocks {
+            let own = input.pointer + block * count * size
+            let copy = Array(UnsafeBufferPointer(start: own, count: count * size))
+            for sample in 0..<count {
+                let other = (sample + mix.shift) % count * size
+                for place in 0..<size {
+                    own[sample * size + place] =
+                        mix.share * copy[sample * size + place] + (1 - mix.share) * copy[other + place]
+                }
+            }
+        }
+    }
+
     private func pass(
         _ node: Int,
         _ count: Int,
@@ -181,14 +162,16 @@ final class Workspace {
             count: count,
             weights: weights,
             scratch: scratch.pointer,
-            places: places + placesOffset[node],
-            saved: saved[node].pointer,
+            places: places + layout.bytePlaces[node],
+            saved: saved.pointer + layout.savedPlaces[node],
             training: training,
             team: team
         )
     }
 
-    private func activation(_ node: Int) -> FloatArena { node < 0 ? input : activations[node] }
+    private func activation(_ node: Int) -> UnsafeMutablePointer<Float> {
+        node < 0 ? input.pointer : activations.pointer + layout.places[node]
+    }
 
     /// The logits `[count · rows, K]` of the samples taken; valid until the next pass.
     func forward(
@@ -198,23 +181,35 @@ final class Workspace {
         team: Team = .alone
     ) -> UnsafeMutablePointer<Float> {
         precondition(count > 0 && count <= capacity, "\(count) samples in a workspace of \(capacity)")
-        for (index, node) in model.nodes.enumerated() {
-            let x = activation(node.source).pointer
-            let y = activations[index].pointer
+        compute(model.nodes.indices, count: count, weights: weights, training: training, team)
+        return activation(model.nodes.count - 1)
+    }
+
+    /// The activations of some nodes from those before them.
+    private func compute(
+        _ nodes: Range<Int>,
+        count: Int,
+        weights: UnsafePointer<Float>,
+        training: TrainingPass?,
+        _ team: Team
+    ) {
+        for index in nodes {
+            let node = model.nodes[index]
+            let x = activation(node.source)
+            let y = activation(index)
             let size = count * node.output.count
             switch node.operation {
             case .layer(let layer):
                 if layer.isInPlace, !node.sharesSource { y.update(from: x, count: size) }
                 layer.forward(x, y, pass(index, count, weights, training, team))
             case .add(let other):
-                let second = activation(other).pointer
+                let second = activation(other)
                 team.divide(size, multiple: 64) { range, _ in
                     let at = range.lowerBound
                     kernels.sum(y + at, x + at, second + at, rectifies: node.rectifies, range.count)
                 }
             }
         }
-        return activations[activations.count - 1].pointer
     }
 
     /// The logits of what follows each sample, `[count, K]`: its class, or the token after its last.
@@ -237,7 +232,7 @@ final class Workspace {
     ) -> (loss: Double, correct: Double) {
         let logits = forward(count: count, weights: weights, training: training, team: team)
         let rows = model.rowsPerSample
-        let result = loss.compute(
+        let first = loss.compute(
             logitGradients.pointer,
             logits,
             labels,
@@ -245,11 +240,38 @@ final class Workspace {
             classes: model.classCount,
             kernels: kernels
         )
-        guard rows > 1 else { return (result.loss, Double(result.correct)) }
+        var result = (loss: first.loss, correct: Double(first.correct))
+        if training != nil, let mixed { blend(mixed, &result, logits, count: count) }
+        guard rows > 1 else { return result }
         if training != nil {
             kernels.divide(logitGradients.pointer, by: Float(rows), count * rows * model.classCount)
         }
-        return (result.loss / Double(rows), Double(result.correct) / Double(rows))
+        return (result.loss / Double(rows), result.correct / Double(rows))
+    }
+
+    /// The loss of mixed samples: that of their first labels and that of their second ones, by their shares.
+    private func blend(
+        _ mixed: (labels: [Int32], share: Float),
+        _ result: inout (loss: Double, correct: Double),
+        _ logits: UnsafePointer<Float>,
+        count: Int
+    ) {
+        let second = loss.compute(
+            mixedGradients.pointer,
+            logits,
+            mixed.labels,
+            rows: count,
+            classes: model.classCount,
+            kernels: kernels
+        )
+        let share = Double(mixed.share)
+        result.loss = share * result.loss + (1 - share) * second.loss
+        result.correct = share * result.correct + (1 - share) * Double(second.correct)
+        for place in 0..<(count * model.classCount) {
+            logitGradients.pointer[place] =
+                mixed.share * logitGradients.pointer[place]
+                + (1 - mixed.share) * mixedGradients.pointer[place]
+        }
     }
 
     /// True when the last ``train(count:weights:_:team:)`` was not wanted to its end: its gradients are worth nothing.
@@ -268,21 +290,43 @@ final class Workspace {
         wasDropped = !training.isWanted()
         guard !wasDropped else { return (0, 0) }
         let result = evaluate(count: count, weights: weights, training: training, team: team)
+        forwardEnded = .now
         // The gradient at each activation that is on its way.
         var held = [FloatArena?](repeating: nil, count: model.nodes.count)
         held[model.nodes.count - 1] = logitGradients
-        for (index, node) in model.nodes.enumerated().reversed() {
+        for (number, segment) in layout.segments.enumerated().reversed() {
+            // The last one is still there from forward.
+            if number + 1 < layout.segments.count {
+                compute(segment, count: count, weights: weights, training: training, team)
+            }
+            goBack(through: segment, count: count, weights: weights, training, &held, team)
+            if wasDropped { return (0, 0) }
+        }
+        return result
+    }
+
+    /// The gradients of some nodes from those behind them, as long as they are wanted.
+    private func goBack(
+        through nodes: Range<Int>,
+        count: Int,
+        weights: UnsafePointer<Float>,
+        _ training: TrainingPass,
+        _ held: inout [FloatArena?],
+        _ team: Team
+    ) {
+        for index in nodes.reversed() {
+            let node = model.nodes[index]
             guard let arriving = held[index] else { continue }
             guard training.isWanted() else {
                 wasDropped = true
                 for gradient in held { if let gradient { release(gradient) } }
-                return (0, 0)
+                return
             }
             held[index] = nil
             let size = count * node.output.count
             switch node.operation {
             case .add(let other):
-                let y = activations[index].pointer
+                let y = activation(index)
                 if other >= 0 {
                     let second = take()
                     team.divide(size, multiple: 64) { range, _ in
@@ -301,8 +345,8 @@ final class Workspace {
                 let target: FloatArena? = node.source < 0 ? nil : layer.isInPlace ? arriving : take()
                 layer.backward(
                     Backward(
-                        x: activation(node.source).pointer,
-                        y: activations[index].pointer,
+                        x: activation(node.source),
+                        y: activation(index),
                         dy: arriving.pointer,
                         dx: target?.pointer,
                         gradients: training.gradients
@@ -315,7 +359,6 @@ final class Workspace {
                 if target !== arriving { release(arriving) }
             }
         }
-        return result
     }
 
     /// Brings a gradient to an activation; the second one to come is added to the first.
@@ -338,8 +381,8 @@ final class Workspace {
     }
 
     private func take() -> FloatArena {
-        guard let gradientCount else { preconditionFailure("a workspace without room for backward") }
-        return free.popLast() ?? FloatArena(count: gradientCount)
+        precondition(trains, "a workspace without room for backward")
+        return free.popLast() ?? FloatArena(count: layout.largest)
     }
 
     private func release(_ gradient: FloatArena) { if gradient !== logitGradients { free.append(gradient) } }

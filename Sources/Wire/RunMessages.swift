@@ -10,6 +10,26 @@ public struct WireSecret: Codable, Sendable, Hashable, CustomStringConvertible {
     public var description: String { "[redacted]" }
 }
 
+/// What a trainer may take of its host's memory.
+public struct MemoryTerms: Codable, Sendable, Hashable {
+    /// What happens when that will not do.
+    public var policy: MemoryPolicy
+    /// At most so much, whatever is free; nil = what is free; unit: bytes.
+    public var limit: Int?
+    /// Trainers that begin on the host at the same time and share what is free.
+    public var neighbours: Int
+    /// Trainers of the run.
+    public var members: Int
+
+    /// All fields.
+    public init(policy: MemoryPolicy = .refuse, limit: Int? = nil, neighbours: Int = 1, members: Int = 1) {
+        self.policy = policy
+        self.limit = limit
+        self.neighbours = neighbours
+        self.members = members
+    }
+}
+
 /// What a trainer needs to begin: everything but the other members.
 public struct TrainerStart: Codable, Sendable, Hashable {
     /// The run.
@@ -28,6 +48,8 @@ public struct TrainerStart: Codable, Sendable, Hashable {
     public var resume: Digest?
     /// True when the run is on: this member waits for the state from the others.
     public var joins: Bool
+    /// What it does about its memory.
+    public var memory: MemoryTerms
 
     /// All fields.
     public init(
@@ -38,8 +60,10 @@ public struct TrainerStart: Codable, Sendable, Hashable {
         threads: Int,
         bind: String,
         resume: Digest? = nil,
-        joins: Bool = false
+        joins: Bool = false,
+        memory: MemoryTerms = MemoryTerms()
     ) {
+        self.memory = memory
         self.run = run
         self.attempt = attempt
         self.record = record
@@ -156,6 +180,8 @@ public struct StepMetric: Codable, Sendable, Hashable {
     public var samples: Int
     /// Wall time of the step; unit: seconds.
     public var seconds: Double
+    /// Where the time went on the member that reports; unit: seconds.
+    public var times: StepTimes?
 
     /// All fields.
     public init(
@@ -165,8 +191,10 @@ public struct StepMetric: Codable, Sendable, Hashable {
         accuracy: Double,
         learningRate: Double,
         samples: Int,
-        seconds: Double
+        seconds: Double,
+        times: StepTimes? = nil
     ) {
+        self.times = times
         self.step = step
         self.epoch = epoch
         self.loss = loss
@@ -248,6 +276,14 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case state(generation: Int, manifest: Digest)
     /// A checkpoint could not be kept on the host; training goes on.
     case checkpointFailed(epoch: Int, message: String)
+    /// What this member will have in memory, and how it computes so that this fits: in words, and in bytes.
+    case memory(bytes: Int, way: String, summary: String)
+    /// The most that it had in memory; unit: bytes.
+    case peakMemory(bytes: Int)
+    /// A loss far above those before; only the generation's first member tells it.
+    ///
+    /// - Parameters: the step from 1, losses of it and before it, its lanes, the samples that stand out by their ids.
+    case spike(step: Int, epoch: Int, loss: Double, usual: Double, lanes: [Int], samples: [String])
     /// The run's last step is committed; what this member sent to others for it.
     case finished(weights: Digest, bytesSent: Int)
     /// The trainer can't go on, whoever else is there.

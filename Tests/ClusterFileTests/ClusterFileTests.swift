@@ -78,6 +78,48 @@ struct ClusterFileTests {
         #expect(try JSONDecoder().decode(RunSpec.self, from: json) == run)
     }
 
+    @Test func augmentIsAListOfNamesAndTypes() throws {
+        #expect(try Samples.run("epochs: 1").augment == nil)
+        #expect(try Samples.run("augment: []").augment == nil)
+        let run = try Samples.run(
+            "augment: [ { type: crop, padding: 2 }, flip, { type: mixup, alpha: 0.4 } ]"
+        )
+        #expect(run.augment?.map(\.type) == ["crop", "flip", "mixup"])
+        #expect(run.augment?[0].parameters == ["padding": .integer(2)])
+        #expect(run.augment?[1].parameters == ["axis": .text("horizontal"), "probability": .number(0.5)])
+        for (text, words) in [
+            ("augment: [ fly ]", "must be flip, crop, rotate, color, blur, cutout or mixup, not `fly`"),
+            ("augment: flip", "must be a list, such as [ crop, flip ], not `flip`"),
+            ("augment: [ { type: crop, padding: 0 } ]", "must be from 1 to 1024, not 0"),
+            ("augment: [ { type: flip, axes: vertical } ]", "axes"),
+        ] {
+            let error = #expect(throws: ClusterFileError.self) { try Samples.run(text) }
+            #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+        }
+    }
+
+    private func file(_ line: String) throws -> ClusterFile {
+        let text = Samples.homeLab.replacing("  seed: 42", with: "  seed: 42\n  \(line)")
+        return try ClusterFile.parse(text: text, path: "c.yaml")
+    }
+
+    @Test func memoryIsAPolicyAndALimit() throws {
+        let plain = try file("loss: { type: mse }")
+        #expect(plain.memory == .refuse && plain.memoryLimit == nil)
+        let auto = try file("memory: auto")
+        let refuse = try file("memory: refuse")
+        // It decides no bit, so it is no part of the record.
+        #expect(auto.memory == .auto && refuse.memory == .refuse && auto.run == refuse.run)
+        let both = try file("memory: { policy: auto, limit: 512 }")
+        #expect(both.memory == .auto && both.memoryLimit == 512 << 20)
+        let limit = try file("memory: { limit: 512 }")
+        #expect(limit.memory == .refuse && limit.memoryLimit == 512 << 20)
+        for bad in ["memory: always", "memory: { limit: 1 }", "memory: { limits: 512 }"] {
+            let error = #expect(throws: ClusterFileError.self) { try file(bad) }
+            #expect(error?.message.contains("memory") == true, "\(bad)")
+        }
+    }
+
     @Test func kernelsCanBePinned() throws {
         let text = Samples.homeLab.replacing("  seed: 42", with: "  seed: 42\n  kernels: v3")
         #expect(try ClusterFile.parse(text: text, path: "c.yaml").kernels == .v3)

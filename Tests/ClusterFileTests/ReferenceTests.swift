@@ -102,6 +102,17 @@ struct ReferenceTests {
         }
     }
 
+    @Test func everyAugmentationAndItsParametersStandInTheGuide() throws {
+        let guide = try Files.readText(Samples.root + "/docs/guides/data.md").split(separator: "\n")
+        for type in TypeTable.augmentations.types {
+            let line = guide.first { $0.hasPrefix("| `\(type.name)`") }
+            #expect(line != nil, "\(type.name)")
+            for parameter in type.parameters {
+                #expect(line?.contains("`\(parameter.name)`") == true, "\(type.name) \(parameter.name)")
+            }
+        }
+    }
+
     @Test func everyKeyHasAComment() {
         for (index, line) in lines.enumerated() {
             let text = line.drop { $0 == " " }

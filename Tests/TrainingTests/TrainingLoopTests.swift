@@ -88,7 +88,8 @@ import Testing
     @Test func aLossThatIsNoNumberStopsTheRunByName() throws {
         var samples = Made.flat()
         let step = 3
-        samples.poisoned = samples.microbatch(lane: 2, epoch: 0, step: step)[0]
+        let poisoned = samples.microbatch(lane: 2, epoch: 0, step: step)[0]
+        samples.poisoned = poisoned
         // The mean would see it too: measure without, train with.
         let clean = try Made.train(Made.record(model: Made.mlp), Made.flat(), snapshotAfter: 2)
         let start = try CheckpointState.read(files: try #require(clean.snapshot).files)
@@ -96,7 +97,9 @@ import Testing
             try Made.train(Made.record(model: Made.mlp), samples, resume: start)
         }
         #expect(error?.code == .diverged)
-        #expect(error?.message == "the loss of lane 2 is not a finite number in step 3 of epoch 0")
+        #expect(
+            error?.message == "the loss is no finite number in step 4 (epoch 1), lane 2, samples \(poisoned)"
+        )
     }
 
     @Test func aModelThatDivergesInItsLastStepIsNotSaved() throws {

@@ -14,6 +14,8 @@ final class MemoryWatch: Sendable {
         var group = 0
         /// The group's limit, when it has one that is less than the machine's memory; unit: bytes.
         var limit: Int64?
+        /// What our group has of that; unit: bytes.
+        var used: Int?
     }
 
     /// A kill is told within this time of its happening, at most twice as long; unit: seconds.
@@ -76,13 +78,19 @@ final class MemoryWatch: Sendable {
                 let folder = "/sys/fs/cgroup\(parts[2])"
                 counts.group = number("oom_kill", in: folder + "/memory.events") ?? counts.group
                 counts.limit = limit(folder + "/memory.max") ?? counts.limit
+                counts.used = bytes(folder + "/memory.current") ?? counts.used
             } else if parts[1].split(separator: ",").contains("memory") {
                 let folder = "/sys/fs/cgroup/memory\(parts[2])"
                 counts.group = number("oom_kill", in: folder + "/memory.oom_control") ?? counts.group
                 counts.limit = limit(folder + "/memory.limit_in_bytes") ?? counts.limit
+                counts.used = bytes(folder + "/memory.usage_in_bytes") ?? counts.used
             }
         }
         return counts
+    }
+
+    private static func bytes(_ path: String) -> Int? {
+        (try? Files.readText(path)).flatMap { Int($0.filter { !$0.isWhitespace }) }
     }
 
     private static func limit(_ path: String) -> Int64? {

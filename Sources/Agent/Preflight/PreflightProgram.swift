@@ -18,7 +18,11 @@ enum PreflightProgram {
         else { throw AgentError("the agent said nothing") }
         let spec = start.record.spec
         let store = try ChunkStore(directory: directory.store)
-        let samples = try DatasetSamples(try Dataset(store: store, manifest: start.record.dataset), spec)
+        let samples = try DatasetSamples(
+            try Dataset(store: store, manifest: start.record.dataset),
+            spec,
+            threads: start.threads
+        )
         let exchange = WitnessExchange(laneCount: spec.lanes)
         let observer = StepWitness(exchange: exchange, stepCount: stepCount)
         let loop = try TrainingLoop(

@@ -44,7 +44,11 @@ enum TrainerProgram {
     ) throws {
         let spec = start.record.spec
         let store = try ChunkStore(directory: directory.store)
-        let samples = try DatasetSamples(try Dataset(store: store, manifest: start.record.dataset), spec)
+        let dataset = try Dataset(store: store, manifest: start.record.dataset, shards: [])
+        let plan = try TrainerMemory.plan(start, dataset)
+        report(.memory(bytes: plan.total, way: plan.way, summary: plan.summary))
+        try dataset.load(shards: Array(dataset.index.shards.indices))
+        let samples = try DatasetSamples(dataset, spec, threads: start.threads)
         var resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
         let commands = CommandBox()
         let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
@@ -103,7 +107,8 @@ enum TrainerProgram {
             exchange: exchange,
             laneThreads: start.threads,
             observer: reporter,
-            resume: resume
+            resume: resume,
+            fit: plan.fit
         )
         if !start.joins {
             report(ready)
@@ -115,6 +120,7 @@ enum TrainerProgram {
         guard let weights = reporter.weights ?? resume?.weightsDigest else {
             throw AgentError("the run ended without a checkpoint")
         }
+        if let peak = TrainerMemory.peak { report(.peakMemory(bytes: peak)) }
         // Before the links end: whoever misses us then learns that we have left with the work done.
         report(.finished(weights: weights, bytesSent: exchange.bytesSent))
         exchange.close()

@@ -51,9 +51,22 @@ final class TrainerReporter: TrainingObserver {
                 accuracy: step.accuracy,
                 learningRate: step.learningRate,
                 samples: step.samples,
-                seconds: step.secondsCompute + step.secondsExchange
+                seconds: step.secondsCompute + step.secondsExchange,
+                times: step.times
             )
         )
+        if let notice = step.notice, exchange.isFirst {
+            report(
+                .spike(
+                    step: notice.globalStep + 1,
+                    epoch: notice.epoch + 1,
+                    loss: notice.loss,
+                    usual: notice.usual,
+                    lanes: notice.lanes,
+                    samples: notice.samples
+                )
+            )
+        }
         if !exchange.isFirst {
             if steps.count > 2 * Self.kept { steps.removeFirst(Self.kept) }
         } else if ContinuousClock.now - lastReport > .milliseconds(100) {

@@ -154,6 +154,14 @@ public struct SplitSpec: Hashable, Sendable, Codable {
     }
 }
 
+/// What a trainer does when its memory will not do.
+public enum MemoryPolicy: String, Hashable, Sendable, Codable, CaseIterable {
+    /// It does not start, and says what it would need.
+    case refuse
+    /// It takes longer and needs less: the same bits.
+    case auto
+}
+
 /// When a run ends before its last epoch.
 public struct EarlyStopSpec: Hashable, Sendable, Codable {
     /// Epochs without a better value of the monitored metric, after which the run ends; ≥ 1.
@@ -195,6 +203,8 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var precision: Precision?
     /// What a wrong answer costs, by name and parameters; nil = the softmax cross-entropy.
     public var loss: TypedSpec?
+    /// What happens to images before they are trained on, in this order; nil = nothing.
+    public var augment: [TypedSpec]?
     /// Keys everything random.
     public var seed: UInt64
     /// Which checkpoints stay.
@@ -225,8 +235,10 @@ public struct RunSpec: Hashable, Sendable, Codable {
         earlyStop: EarlyStopSpec? = nil,
         exchange: ExchangeSpec? = nil,
         loss: TypedSpec? = nil,
-        precision: Precision? = nil
+        precision: Precision? = nil,
+        augment: [TypedSpec]? = nil
     ) {
+        self.augment = augment
         self.exchange = exchange
         self.name = name
         self.engine = engine

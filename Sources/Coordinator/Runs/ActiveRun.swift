@@ -39,6 +39,8 @@ struct ActiveRun {
     var isRecovered = false
     /// What the last restart lost and where it went on, for those who attach later.
     var restartNews: String?
+    /// True when people were told that the run learns by heart.
+    var isAdvised = false
     /// Restarts in a row from the same checkpoint, so that a run that can't go on ends.
     var fruitlessRestarts = 0
     /// The epoch that the last restart went on from.

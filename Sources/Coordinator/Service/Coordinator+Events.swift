@@ -75,6 +75,7 @@ extension Coordinator {
                         learningRate: $0.learningRate,
                         samples: $0.samples,
                         seconds: $0.seconds,
+                        times: $0.times,
                         time: event.time
                     )
                 }
@@ -176,6 +177,11 @@ extension Coordinator {
             // Each member reports it; the run may be over before a coordinator hears of it.
             let reason = "made by the workers: \(reason)"
             try keep(plan, reason: reason, mayBeKept: true, at: event.time, in: transaction)
+        case .memory, .peakMemory, .spike:
+            guard let (kind, message) = RunWatch.words(event.report, member: event.member, host: host) else {
+                return
+            }
+            try transaction.log(kind, message, who: host, run: run, host: host, time: event.time)
         case .listening, .joined, .pace, .late, .state, .opening, .confirmed: break
         }
     }
@@ -214,6 +220,7 @@ extension Coordinator {
             self.active?.lastEpoch = epoch
             let speed = active.samplesPerSecond
             write { try $0.updateRun(active.id) { $0.samplesPerSecond = speed } }
+            advise()
             tell(active.id, .epoch(run: active.id, metric: epoch, epochs: active.record.spec.epochs))
         case .finished(let weights, _):
             self.active?.weights = weights
@@ -236,8 +243,25 @@ extension Coordinator {
             feed(.refused(member: event.member, generation: generation, mark: mark, promised: promised))
         case .confirmed(let generation, let mark): feed(.confirmed(generation: generation, mark: mark))
         case .parked(let reason): tell(active.id, .note("\(host): \(reason)"))
-        case .joined, .worked, .checkpoint: break
+        case .spike:
+            if let (_, message) = RunWatch.words(event.report, member: event.member, host: host) {
+                tell(active.id, .note(message))
+            }
+        case .joined, .worked, .checkpoint, .memory, .peakMemory: break
         }
+    }
+
+    /// Says once what could help when the run learns its training samples by heart.
+    private func advise() {
+        guard let active, !active.isAdvised else { return }
+        let epochs = read { try $0.epochs(of: active.id) }
+        guard let advice = RunWatch.advice(on: epochs, spec: active.record.spec) else { return }
+        self.active?.isAdvised = true
+        // A coordinator that was started again has not said it yet, the one before has.
+        guard read({ try $0.events(EventFilter(kinds: ["watch.overfitting"], run: active.id)) }).isEmpty
+        else { return }
+        log("watch.overfitting", advice, run: active.id)
+        tell(active.id, .note(advice))
     }
 
     /// Gives the machine an event and does what it says.

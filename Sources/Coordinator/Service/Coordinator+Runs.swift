@@ -216,7 +216,14 @@ extension Coordinator {
             threads: Self.threads(entry.spec, cores: entry.status?.cores ?? 1),
             bind: peerAddresses()[entry.spec.name] ?? "127.0.0.1",
             resume: resume,
-            joins: joins
+            joins: joins,
+            memory: MemoryTerms(
+                policy: file?.memory ?? .refuse,
+                limit: file?.memoryLimit,
+                // Who joins finds the memory of the others taken already.
+                neighbours: joins ? 1 : entry.spec.workers,
+                members: file?.hosts.filter(\.trains).reduce(0) { $0 + $1.workers } ?? 1
+            )
         )
     }
 

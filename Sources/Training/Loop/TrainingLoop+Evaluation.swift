@@ -7,9 +7,7 @@ extension TrainingLoop {
     ///
     /// Block b of 256 samples belongs to lane b mod L; blocks are summed in order within a lane, lanes along the tree.
     func evaluate() throws -> (loss: Double, accuracy: Double)? {
-        let indices = samples.validationIndices
         let laneCount = record.spec.lanes
-        let blocks = (indices.count + Self.blockSize - 1) / Self.blockSize
         let (values, _, _) = try operate(
             sum: UnsafeMutableBufferPointer(start: nil, count: 0),
             contributions: {
@@ -18,11 +16,15 @@ extension TrainingLoop {
                 }
             }
         ) { missing, _ in
-            let own = missing.flatMap { Array(stride(from: $0, to: blocks, by: laneCount)) }
+            let own = validationBlocks(of: missing)
             let evaluators = evaluators
             let parts = try results(own.count) { index, thread, team in
-                let first = own[index] * Self.blockSize
-                let block = indices[first..<min(indices.count, first + Self.blockSize)]
+                if index + pool.size < own.count {
+                    samples.expect(own[index + pool.size])
+                } else if index + 1 == own.count {
+                    expectNextEpoch(lanes: missing, globalStep: state.globalStep)
+                }
+                let block = own[index]
                 if let bad = load(block, into: evaluators[thread]) { return LaneResult(badSample: bad) }
                 let (loss, correct) = evaluators[thread].evaluate(
                     count: block.count,
@@ -33,7 +35,7 @@ extension TrainingLoop {
             }
             var rows = [Int: LaneResult]()
             for (block, part) in zip(own, parts) {
-                rows[block % laneCount, default: LaneResult()].add(part)
+                rows[block.startIndex / Self.blockSize % laneCount, default: LaneResult()].add(part)
             }
             return missing.map { rows[$0] ?? LaneResult() }
         }
@@ -43,5 +45,16 @@ extension TrainingLoop {
             LaneTree.sum(values, width: Self.valueCount, column: 0) / count,
             LaneTree.sum(values, width: Self.valueCount, column: 1) / count
         )
+    }
+
+    /// The blocks of the validation split that belong to some lanes, a lane after the other.
+    func validationBlocks(of lanes: [Int]) -> [ArraySlice<Int>] {
+        let indices = samples.validationIndices
+        let stride = record.spec.lanes * Self.blockSize
+        return lanes.flatMap { lane in
+            Swift.stride(from: lane * Self.blockSize, to: indices.count, by: stride).map { first in
+                indices[first..<min(indices.count, first + Self.blockSize)]
+            }
+        }
     }
 }

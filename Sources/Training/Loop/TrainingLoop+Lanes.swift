@@ -18,6 +18,7 @@ extension TrainingLoop {
         let gradients = lanes.map { tree.gradient(of: $0) }
         // Islands are ahead of the operation by some steps.
         let globalStep = state.globalStep + step - state.step
+        expectNext(lanes: lanes, step: step, globalStep: globalStep)
         return try results(lanes.count) { index, thread, team in
             guard !batches[index].isEmpty else {
                 gradients[index].clear()
@@ -38,6 +39,27 @@ extension TrainingLoop {
         }
     }
 
+    /// Tells what the lanes will read after a step: the samples of the next one, or the first blocks of validation.
+    private func expectNext(lanes: [Int], step: Int, globalStep: Int) {
+        guard step + 1 >= samples.stepsPerEpoch else {
+            return samples.expect(
+                lanes: lanes,
+                epoch: state.epoch,
+                step: step + 1,
+                globalStep: globalStep + 1
+            )
+        }
+        let blocks = validationBlocks(of: lanes).prefix(pool.size)
+        for block in blocks { samples.expect(block) }
+        if blocks.isEmpty { expectNextEpoch(lanes: lanes, globalStep: globalStep + 1) }
+    }
+
+    /// Tells what the lanes will read in the first step of the next epoch, if there is one.
+    func expectNextEpoch(lanes: [Int], globalStep: Int) {
+        guard state.epoch + 1 < record.spec.epochs else { return }
+        samples.expect(lanes: lanes, epoch: state.epoch + 1, step: 0, globalStep: globalStep)
+    }
+
     /// One lane's microbatch, in parts one after the other; their gradients add up in their order.
     ///
     /// - Parameters:
@@ -56,7 +78,13 @@ extension TrainingLoop {
         var result = LaneResult()
         for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
             let part = batch[first..<min(batch.count, first + workspace.capacity)]
-            if let bad = load(part, into: workspace) { return LaneResult(badSample: bad) }
+            let begun = ContinuousClock.now
+            if let bad = load(part, into: workspace, training: (step, place + first)) {
+                return LaneResult(badSample: bad)
+            }
+            let mix = mixup?.mix(random, step: step, position: place + first, count: part.count)
+            workspace.mix(mix, count: part.count)
+            let loaded = ContinuousClock.now
             let target = first == 0 ? gradient : workspace.partGradient
             let (loss, correct) = workspace.train(
                 count: part.count,
@@ -73,20 +101,25 @@ extension TrainingLoop {
             )
             guard !workspace.wasDropped else { return LaneResult(isDropped: true) }
             if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
-            result.add(LaneResult(loss: loss, correct: correct, count: part.count))
+            let times = LaneTimes(
+                data: Self.seconds(begun, loaded),
+                forward: Self.seconds(loaded, workspace.forwardEnded),
+                backward: Self.seconds(workspace.forwardEnded, .now)
+            )
+            result.add(LaneResult(loss: loss, correct: correct, count: part.count, times: times))
         }
         return result
     }
 
     /// Runs `body` for each index on the pool and gives the results in order.
     ///
-    /// As many as there are threads go side by side; the rest one after the other, each by all threads.
+    /// As many as there are threads go side by side, unless memory is short; the rest one after the other, each by all threads.
     func results(
         _ count: Int,
         _ body: (_ index: Int, _ thread: Int, _ team: Team) -> LaneResult
     ) throws -> [LaneResult] {
         var results = [LaneResult](repeating: LaneResult(), count: count)
-        let abreast = count / pool.size * pool.size
+        let abreast = fit.sharesLanes ? 0 : count / pool.size * pool.size
         results.withUnsafeMutableBufferPointer { results in
             pool.run(abreast) { index, thread in results[index] = body(index, thread, .alone) }
             for index in abreast..<count { results[index] = body(index, 0, Team(pool: pool)) }
@@ -103,11 +136,26 @@ extension TrainingLoop {
     }
 
     /// Reads samples into a workspace; returns the first one whose label is out of range.
-    func load(_ indices: ArraySlice<Int>, into workspace: Workspace) -> Int? {
+    ///
+    /// - Parameter training: the step and the first sample's place in its batch; nil reads them as they are.
+    func load(
+        _ indices: ArraySlice<Int>,
+        into workspace: Workspace,
+        training: (step: Int, position: Int)? = nil
+    ) -> Int? {
         for (position, index) in indices.enumerated() {
             let label = samples.label(index)
             guard label >= 0, label < model.classCount else { return index }
-            samples.read(index, into: workspace.raw)
+            if let training {
+                samples.read(
+                    index,
+                    step: training.step,
+                    position: training.position + position,
+                    into: workspace.raw
+                )
+            } else {
+                samples.read(index, into: workspace.raw)
+            }
             guard workspace.rawIsUsable else { return index }
             workspace.accept(
                 position: position,

@@ -21,9 +21,11 @@ extension TrainingLoop {
                 }
             }
         )
+        let notice = watch(values)
         let loss = LaneTree.sum(values, width: Self.valueCount, column: 0)
         let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
         let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
+        let updateStart = ContinuousClock.now
         if count > 0 {
             islands.meet(
                 weights,
@@ -43,6 +45,7 @@ extension TrainingLoop {
                 pool: pool
             )
         }
+        let updateSeconds = Self.seconds(since: updateStart)
         islands.keepOnly(exchange.lanes)
         state.epochTotals[0] += loss
         state.epochTotals[1] += correct
@@ -64,7 +67,9 @@ extension TrainingLoop {
                 computedLanes: exchange.lanes,
                 secondsCompute: Self.seconds(since: start) - exchangeSeconds,
                 secondsExchange: exchangeSeconds,
-                secondsLanes: laneSeconds
+                secondsLanes: laneSeconds,
+                times: spent.times(exchange: exchangeSeconds, update: updateSeconds),
+                notice: notice
             )
         )
     }

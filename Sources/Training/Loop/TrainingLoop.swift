@@ -27,8 +27,9 @@ public final class TrainingLoop {
     let average: WeightAverage?
     let sum: FloatArena
     let tree: LaneTree
+    let fit: MemoryFit
     let workspaces: [Workspace]
-    lazy var evaluators: [Workspace] = (0..<pool.size).map { _ in
+    lazy var evaluators: [Workspace] = (0..<(fit.sharesLanes ? 1 : pool.size)).map { _ in
         Workspace(
             model: model,
             kernels: kernels,
@@ -40,13 +41,20 @@ public final class TrainingLoop {
     }
     var state: TrainingState
     private var treeLanes = LaneSet()
+    /// How samples are mixed; nil when they are not.
+    let mixup: Mixup?
+    /// Where the time of the operation in hand went.
+    var spent = Spent()
+    var lossWatch = LossWatch()
+    /// What the lanes gave in the last step, for the case that its update broke the weights.
+    var lastValues: (step: Int, values: [Double])?
     /// Replicas that train by themselves between two operations; nil while every step is one.
     let islands: Islands?
     /// The exchange, where it sends matrices as thin ones.
     let lowRank: LowRankExchange?
 
     /// Samples in one block of an evaluation: part of the result, as a product's bits depend on its size.
-    static let blockSize = 256
+    public static let blockSize = 256
     /// Loss, right ones, samples.
     static let valueCount = 3
 
@@ -59,6 +67,7 @@ public final class TrainingLoop {
     ///   - laneThreads: threads for the lanes, the caller's included.
     ///   - observer: hears of steps, epochs and checkpoints.
     ///   - resume: a checkpoint of this very record.
+    ///   - fit: what it does to need less memory; no bit depends on it.
     /// - Throws: ``TrainingError``, or `TensorsError` when OpenBLAS does not run the record's kernels.
     public convenience init(
         record: RunRecord,
@@ -66,7 +75,8 @@ public final class TrainingLoop {
         exchange: any GradientExchange,
         laneThreads: Int,
         observer: any TrainingObserver,
-        resume: CheckpointState? = nil
+        resume: CheckpointState? = nil,
+        fit: MemoryFit = MemoryFit()
     ) throws {
         try BLAS.prepare(kernels: record.kernels)
         try self.init(
@@ -76,7 +86,8 @@ public final class TrainingLoop {
             laneThreads: laneThreads,
             observer: observer,
             resume: resume,
-            start: nil
+            start: nil,
+            fit: fit
         )
     }
 
@@ -90,7 +101,8 @@ public final class TrainingLoop {
         laneThreads: Int,
         observer: any TrainingObserver,
         resume: CheckpointState?,
-        start: (weights: SafeTensors, prefix: String, normalization: Normalization)?
+        start: (weights: SafeTensors, prefix: String, normalization: Normalization)?,
+        fit: MemoryFit = MemoryFit()
     ) throws {
         let spec = record.spec
         guard spec.lanes > 0, spec.lanes <= 64, spec.lanes & (spec.lanes - 1) == 0,
@@ -140,6 +152,7 @@ public final class TrainingLoop {
             )
         }
         let loss = try Loss(spec.loss, classCount: model.classCount)
+        mixup = try spec.augment?.first { $0.type == Mixup.type }.map { try Mixup($0, model: model) }
         self.kernels = kernels
         self.model = model
         self.optimizer = optimizer
@@ -168,14 +181,16 @@ public final class TrainingLoop {
             makeArena: exchange.makeArena(count:)
         )
         // The first one is a team's when there are fewer lanes than threads.
-        workspaces = (0..<min(pool.size, spec.lanes)).map {
+        self.fit = fit
+        workspaces = (0..<(fit.sharesLanes ? 1 : min(pool.size, spec.lanes))).map {
             Workspace(
                 model: model,
                 kernels: kernels,
                 capacity: part,
                 trains: true,
                 loss: loss,
-                threads: $0 == 0 ? pool.size : 1
+                threads: $0 == 0 ? pool.size : 1,
+                recomputes: fit.recomputes
             )
         }
         let configuration = try record.configurationDigest()
@@ -339,6 +354,7 @@ public final class TrainingLoop {
             contributions: { tree.contributions(of: $0, kernels: kernels, pool: pool) },
             compute: { missing, _ in try computeLanes(missing, weights: weights, step: state.step) }
         )
+        let notice = watch(values)
         if treeLanes != exchange.lanes {
             treeLanes = exchange.lanes
             tree.keepOnly(treeLanes)
@@ -347,6 +363,7 @@ public final class TrainingLoop {
         let correct = LaneTree.sum(values, width: Self.valueCount, column: 1)
         let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
         let rate = schedule.rate(at: state.globalStep, reductions: state.progress?.reductions ?? 0)
+        let updateStart = ContinuousClock.now
         if count > 0 {
             optimizer.apply(
                 weights.pointer,
@@ -365,6 +382,7 @@ public final class TrainingLoop {
                 pool: pool
             )
         }
+        let updateSeconds = Self.seconds(since: updateStart)
         state.epochTotals[0] += loss
         state.epochTotals[1] += correct
         state.epochTotals[2] += count
@@ -379,7 +397,9 @@ public final class TrainingLoop {
             computedLanes: exchange.lanes,
             secondsCompute: Self.seconds(since: start) - exchangeSeconds,
             secondsExchange: exchangeSeconds,
-            secondsLanes: laneSeconds
+            secondsLanes: laneSeconds,
+            times: spent.times(exchange: exchangeSeconds, update: updateSeconds),
+            notice: notice
         )
         state.step += 1
         state.globalStep += 1
@@ -405,6 +425,7 @@ public final class TrainingLoop {
         var exchangeSeconds = 0.0
         var laneSeconds: Double?
         var isRetry = false
+        spent = Spent()
         while true {
             if exchange.wantsState { try exchange.take(state: try makeCheckpoint()) }
             let held = exchange.lanes
@@ -412,12 +433,15 @@ public final class TrainingLoop {
             let begun = ContinuousClock.now
             for (lane, result) in zip(missing, try compute(missing, isRetry)) where !result.isDropped {
                 rows[lane] = result
+                spent.lanes.add(result.times)
             }
+            spent.wall += Self.seconds(since: begun)
             guard held.lanes.allSatisfy({ rows[$0] != nil }) else {
                 try exchange.moveOn()
                 isRetry = true
                 continue
             }
+            let adding = ContinuousClock.now
             var values = [Double](repeating: 0, count: laneCount * Self.valueCount)
             for lane in held.lanes {
                 guard let row = rows[lane] else { continue }
@@ -426,6 +450,7 @@ public final class TrainingLoop {
                 values[lane * Self.valueCount + 2] = Double(row.count)
             }
             let given = contributions(held)
+            spent.adding += Self.seconds(since: adding)
             laneSeconds = missing.count == held.count ? Self.seconds(since: begun) : nil
             let start = ContinuousClock.now
             let outcome = try exchange.exchange(
@@ -441,20 +466,16 @@ public final class TrainingLoop {
                 continue
             }
             // Looked at after the commit, when all members see the same rows and stop at the same place.
-            for lane in 0..<laneCount where !values[lane * Self.valueCount].isFinite {
-                throw TrainingError(
-                    .diverged,
-                    "the loss of lane \(lane) is not a finite number in step \(state.step) of epoch \(state.epoch)",
-                    hint: "lower the learning rate, warm up longer or clip with clip_norm"
-                )
-            }
+            try checkFinite(values)
             state.operation += exchange.lastOperations
             return (values, exchangeSeconds, laneSeconds)
         }
     }
 
-    static func seconds(since start: ContinuousClock.Instant) -> Double {
-        let parts = (ContinuousClock.now - start).components
+    static func seconds(since start: ContinuousClock.Instant) -> Double { seconds(start, .now) }
+
+    static func seconds(_ start: ContinuousClock.Instant, _ end: ContinuousClock.Instant) -> Double {
+        let parts = (end - start).components
         return Double(parts.seconds) + Double(parts.attoseconds) * 1e-18
     }
 }

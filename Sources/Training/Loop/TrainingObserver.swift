@@ -24,6 +24,10 @@ public struct StepReport: Sendable, Equatable {
     public var secondsExchange: Double
     /// Seconds that all of `computedLanes` took; nil when lanes came or went during the step.
     public var secondsLanes: Double?
+    /// Where the time went.
+    public var times: StepTimes
+    /// What was odd about the step; nil when nothing was.
+    public var notice: StepNotice?
 }
 
 /// What one epoch did.

@@ -69,6 +69,9 @@ struct Run: ParsableCommand {
                 ["weights", summary.weightsSHA256?.hex ?? "-"],
                 ["worker", summary.workerSHA256?.hex ?? "-"],
             ]
+            if let times = summary.stepSeconds { lines.append(["time of a step", times.words]) }
+            for text in summary.memory { lines.append(["memory", text]) }
+            for text in summary.notices { lines.append(["noticed", text]) }
             for worker in summary.workers {
                 lines.append([
                     "worker on \(worker.host)", "lanes \(LaneSet(worker.lanes)), \(worker.steps) steps",
@@ -220,5 +223,14 @@ struct Run: ParsableCommand {
                 )
             }
         }
+    }
+}
+
+extension StepTimes {
+    /// `12.3 ms: data 2 %, forward 30 %, …`.
+    var words: String {
+        let all = parts.reduce(0) { $0 + $1.seconds }
+        let shares = parts.map { "\($0.name) \((all > 0 ? 100 * $0.seconds / all : 0).digits(0)) %" }
+        return "\((all * 1000).digits(1)) ms: \(shares.joined(separator: ", "))"
     }
 }

@@ -30,6 +30,8 @@ struct Status: CoordCommand {
         var state: RunState
         var epoch: Int
         var step: Int
+        var stepSeconds: StepTimes?
+        var notices: [String]
     }
 
     private struct RouteLine: Encodable {
@@ -94,7 +96,16 @@ struct Status: CoordCommand {
                 )
             }
             let runs = try snapshot.runs().sorted { $0.created > $1.created }.prefix(3).map {
-                RunLine(run: $0.id, name: $0.name, state: $0.state, epoch: $0.epoch, step: $0.steps)
+                let summary = try snapshot.summary(of: $0.id)
+                return RunLine(
+                    run: $0.id,
+                    name: $0.name,
+                    state: $0.state,
+                    epoch: $0.epoch,
+                    step: $0.steps,
+                    stepSeconds: summary.stepSeconds,
+                    notices: summary.notices
+                )
             }
             // A copy in an agent's folder on this machine is on this disk.
             let elsewhere = Set(hosts.filter { $0.address != "local" }.map(\.host))
@@ -117,6 +128,10 @@ struct Status: CoordCommand {
             [["RUN", "NAME", "STATE", "EPOCH", "STEP"]]
                 + runs.map { ["\($0.run)", $0.name, $0.state.rawValue, "\($0.epoch)", "\($0.step)"] }
         )
+        if let run = runs.first {
+            if let times = run.stepSeconds { console.print("  \(run.run): a step takes \(times.words)") }
+            for notice in run.notices { console.print("  \(run.run): \(notice)") }
+        }
         for route in routes { console.print(route.detail) }
         console.printPods(pods)
         console.print("checkpoints: \(store.saved) saved, \(store.heldOnly) only on hosts; \(store.copies)")
