@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Usage: Benchmarks/engine-vs-torch.py [--rounds N] [--rows NAME,...] [--threads 1,2] [--lanes 1,auto,16] [--bench PROGRAM]
+"""Usage: Benchmarks/engine-vs-torch.py [--rounds N] [--rows NAME,...] [--threads 1,2] [--lanes 1,auto,16] [--cpu] [--bench PROGRAM]
 
 Whole training steps (forward, backward, update) of the native engine and of PyTorch on the CPU, by turns A B A B in one
 run: the same model, global batch, optimizer, number type and threads. Prints the medians of all turns' steps and the ratio
@@ -8,7 +8,8 @@ threads, and the most memory that each process had. What a machine shares with o
 printed, and only ratios within one run are stated.
 
 PyTorch is measured at its best: oneDNN on, fused optimizers, and for images whichever of the two memory formats is faster
-here. FLOP are those of the plain algorithm, counted by PyTorch, so that a faster algorithm shows as more of them a second.
+here. With --cpu the figures are time on the CPU instead of by the clock, the engine's as the difference of a long and a short run:
+for one thread on a machine that others use. FLOP are those of the plain algorithm, counted by PyTorch, so that a faster algorithm shows as more of them a second.
 `lanes`: 1 is PyTorch's own batch; 16 becomes the most lanes that the batch and batch-norm (8 samples a lane) allow.
 
 Needs `swift build -c release --product coord-bench` and, in the Python that runs this, `pip install torch numpy` (CPU).
@@ -41,7 +42,7 @@ def peak_bytes():
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
-def torch_member(row, threads, layout):
+def torch_member(row, threads, layout, clock):
     """A process that trains as many steps as each line of its input says, and answers with a line of JSON."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -83,20 +84,20 @@ def torch_member(row, threads, layout):
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
-            start = time.perf_counter()
+            start = clock()
             step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
         print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}), flush=True)
 
 
 class Torch:
     """PyTorch in a process of its own, with the faster layout of images."""
 
-    def __init__(self, row, threads):
+    def __init__(self, row, threads, clock):
         tried = []
         for layout in ["contiguous", "channels_last"] if len(ROWS[row][3]) == 3 else ["contiguous"]:
             process = subprocess.Popen(
-                [sys.executable, __file__, "--member", row, str(threads), layout],
+                [sys.executable, __file__, "--member", row, str(threads), layout, clock],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
             said = json.loads(process.stdout.readline())
@@ -127,10 +128,28 @@ def engine(bench, row, threads, lanes, steps):
     """One turn of the engine; its first fifth finds cold caches and unmapped pages."""
     number = 0 if lanes == "auto" else min(int(lanes), ROWS[row][6])
     command = [bench, "step", ROWS[row][0], threads, number, steps + max(2, steps // 4)]
-    out = subprocess.check_output(list(map(str, command)), text=True, env=environment())
-    said = json.loads(out.splitlines()[-1])
+    said, _ = run(command)
     said["seconds"] = said["seconds"][-steps:]
     return said
+
+
+def engine_on_cpu(bench, row, threads, lanes, steps):
+    """One turn as seconds on the CPU a step: what that many steps more take."""
+    number = 0 if lanes == "auto" else min(int(lanes), ROWS[row][6])
+    command = [bench, "step", ROWS[row][0], threads, number]
+    _, short = run([*command, 2])
+    said, long = run([*command, 2 + steps])
+    said["seconds"] = [(long - short) / steps]
+    return said
+
+
+def run(command):
+    """What a benchmark says, and the seconds that it had on the CPU."""
+    before = os.times()
+    out = subprocess.check_output(list(map(str, command)), text=True, env=environment())
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return json.loads(out.splitlines()[-1]), spent
 
 
 def environment():
@@ -148,10 +167,13 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--lanes", default="1,auto,16")
     parser.add_argument("--bench", default=str(ROOT / ".build/release/coord-bench"))
-    parser.add_argument("--member", nargs=3)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--member", nargs=4)
     arguments = parser.parse_args()
     if arguments.member:
-        return torch_member(arguments.member[0], int(arguments.member[1]), arguments.member[2])
+        clock = time.process_time if arguments.member[3] == "cpu" else time.perf_counter
+        return torch_member(arguments.member[0], int(arguments.member[1]), arguments.member[2], clock)
+    turn_of_engine = engine_on_cpu if arguments.cpu else engine
     peak = 0
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print("| row | threads | lanes | engine ms (least) | PyTorch ms (least) | ratio (least) | goal | GFLOP/s |"
@@ -163,10 +185,10 @@ def main():
             theirs, ours = [], {}
             said = subprocess.check_output([arguments.bench, "gemm"], text=True, env=environment())
             peak = max(peak, json.loads(said)["gigaflops"])
-            peer = Torch(row, threads)
+            peer = Torch(row, threads, "cpu" if arguments.cpu else "wall")
             for _ in range(arguments.rounds):
                 for lanes in arguments.lanes.split(","):
-                    turn = engine(arguments.bench, row, threads, lanes, steps)
+                    turn = turn_of_engine(arguments.bench, row, threads, lanes, steps)
                     kept = ours.setdefault(lanes, {"seconds": [], "peak": 0, "lanes": turn["lanes"]})
                     kept["seconds"] += turn["seconds"]
                     kept["peak"] = max(kept["peak"], turn["peak_bytes"])
