@@ -48,7 +48,16 @@ public protocol GradientExchange: AnyObject {
     var wantsState: Bool { get }
 
     /// Takes that state.
-    func take(state: Checkpoint) throws
+    func take(state: StateCopy) throws
+
+    /// The state that this member joined without; nil while it is on its way.
+    ///
+    /// - Parameter waits: until it has come.
+    /// - Throws: when the run can't go on, or when joining has to begin anew.
+    func takeState(waits: Bool) throws -> CheckpointState?
+
+    /// Hears that this member holds what the others hold, and can compute lanes.
+    func didCatchUp()
 
     /// Memory for gradients and sums that the exchange need not copy; nil where any memory is as good.
     ///
@@ -117,7 +126,13 @@ extension GradientExchange {
     }
 
     /// Never called while nobody joins.
-    public func take(state: Checkpoint) throws { preconditionFailure("nobody asked for the state") }
+    public func take(state: StateCopy) throws { preconditionFailure("nobody asked for the state") }
+
+    /// Never called while nobody joins.
+    public func takeState(waits: Bool) throws -> CheckpointState? { nil }
+
+    /// Never called while nobody joins.
+    public func didCatchUp() {}
 }
 
 /// The exchange of a run with one member: adds the subtrees it is given.

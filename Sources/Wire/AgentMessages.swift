@@ -43,7 +43,9 @@ public enum AgentRequest: Codable, Sendable {
     case train(TrainerStart)
     /// Tell the run's trainers on this host who the members are.
     case generation(GenerationPlan)
-    /// Give a trainer that joined the state to begin with; its manifest is in the host's store.
+    /// Tell a trainer that joins where the run stands.
+    case standing(run: RunID, member: Int, generation: Int, String)
+    /// Give a trainer that joins the state that belongs to it; its manifest is in the host's store.
     case state(run: RunID, member: Int, generation: Int, manifest: Digest)
     /// Kill one trainer, which was expelled.
     case expel(run: RunID, member: Int)

@@ -112,6 +112,10 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
     public var routes: [PeerRoute]
     /// The members that add up the gradients; empty = each its part.
     public var owners: [Int]
+    /// The members that join: they take part before they have the run's state, and have no lanes.
+    public var joiners: [Int]
+    /// The member that gives it to them.
+    public var giver: Int?
     /// What the generation takes the place of; nil from a build that did not say.
     public var basis: GenerationBasis?
 
@@ -125,6 +129,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         secret: WireSecret,
         routes: [PeerRoute] = [],
         owners: [Int] = [],
+        joiners: [Int] = [],
+        giver: Int? = nil,
         basis: GenerationBasis? = nil
     ) {
         self.run = run
@@ -135,6 +141,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         self.secret = secret
         self.routes = routes
         self.owners = owners
+        self.joiners = joiners
+        self.giver = giver
         self.basis = basis
     }
 
@@ -154,7 +162,9 @@ public enum TrainerCommand: Codable, Sendable, Hashable {
     case start(TrainerStart)
     /// Give up the generation in force and join this one.
     case generation(GenerationPlan)
-    /// The state to begin with, for a member that joined in that generation; its files lie in the host's store.
+    /// Where the run stands, for a member that joins in that generation: JSON as `Training` writes it.
+    case standing(generation: Int, String)
+    /// The state that belongs to it; its files lie in the host's store.
     case state(generation: Int, manifest: Digest)
     /// A coordinator is connected to the agent, or none is.
     case coordinator(isPresent: Bool)
@@ -272,8 +282,12 @@ public enum TrainerReport: Codable, Sendable, Hashable {
     case late(generation: Int, members: [Int], milliseconds: Int)
     /// A checkpoint lies verified in the host's store.
     case checkpoint(manifest: Digest, weights: Digest, size: Int64, metric: EpochMetric)
-    /// The state before the next operation lies in the host's store, for those who joined in that generation.
+    /// Where the run stands, for those who join in that generation: JSON as `Training` writes it.
+    case standing(generation: Int, String)
+    /// The state that belongs to it lies in the host's store.
     case state(generation: Int, manifest: Digest)
+    /// This member joined and holds the run's state now: it can compute lanes.
+    case caughtUp(generation: Int)
     /// A checkpoint could not be kept on the host; training goes on.
     case checkpointFailed(epoch: Int, message: String)
     /// What this member will have in memory, and how it computes so that this fits: in words, and in bytes.

@@ -176,14 +176,65 @@ import Wire
         #expect(next.members.map(\.lanes.count) == [11, 5])
     }
 
-    @Test func aHostThatComesGetsLanesOnceItListens() throws {
+    @Test func aHostThatComesTakesPartOnceItListensAndGetsLanesOnceItHasTheState() throws {
         var machine = try running(["a", "a"], lanes: 4)
         #expect(machine.handle(.joining(member: 2, host: "b"), now: start).isEmpty)
         let next = try plan(machine.handle(.listening(member: 2, address: "x:7"), now: start))
         #expect(next.number == 2)
         #expect(next.members.map(\.member) == [0, 1, 2])
-        #expect(next.members.allSatisfy { !$0.lanes.isEmpty })
-        #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xF)
+        #expect(next.members.map(\.lanes.count) == [2, 2, 0])
+        #expect(next.giver == 0)
+        #expect(next.writers == [0, 1])
+        // What it caught up with in a generation that is over is not the state of this one.
+        #expect(machine.handle(.caughtUp(member: 2, generation: 1), now: start).isEmpty)
+        let worked = try plan(machine.handle(.caughtUp(member: 2, generation: 2), now: start))
+        #expect(worked.members.allSatisfy { !$0.lanes.isEmpty })
+        #expect(worked.members.reduce(0) { $0 | $1.lanes.bits } == 0xF)
+        #expect(worked.giver == nil)
+        #expect(worked.writers == [0, 2])
+    }
+
+    @Test func aHostThatJoinedWhenTheCoordinatorEndedJoinsAnew() throws {
+        var machine = try running(["a", "b"], lanes: 4)
+        _ = machine.handle(.joining(member: 2, host: "c"), now: start)
+        let joining = try plan(machine.handle(.listening(member: 2, address: "x:7"), now: start))
+        let trainers = joining.members.map { member in
+            let trainer = AgentStatus.Trainer(
+                run: joining.run,
+                attempt: 1,
+                member: member.member,
+                pid: 7,
+                address: member.address,
+                isFinished: false,
+                end: nil
+            )
+            return (host: member.host, trainer: trainer)
+        }
+        var second = RunMachine(run: joining.run, attempt: 1, laneCount: 4, trainers: trainers, plan: joining)
+        let deadline = try #require(second.deadline)
+        let anew = try plan(second.handle(.tick, now: deadline))
+        #expect(anew.joiners == [2])
+        #expect(anew.members.map(\.lanes.count) == [2, 2, 0])
+        #expect(anew.giver == 0)
+    }
+
+    @Test func aLossWhileAHostJoinsLeavesItWithoutLanes() throws {
+        var machine = try running(["a", "a"], lanes: 4)
+        _ = machine.handle(.joining(member: 2, host: "b"), now: start)
+        _ = machine.handle(.listening(member: 2, address: "x:7"), now: start)
+        let lost = RunMachine.Event.exited(member: 0, end: ProcessEnd(.signalled(9)))
+        let next = try plan(machine.handle(lost, now: start))
+        #expect(next.members.map(\.lanes) == [LaneSet(0..<4), LaneSet()])
+        #expect(next.giver == 1)
+    }
+
+    @Test func theStateComesFromTheNearestMember() {
+        let members = [(member: 0, host: "far"), (member: 1, host: "here"), (member: 2, host: "b")]
+        #expect(StateGiver.choose(for: [], among: members, here: ["here"]) == nil)
+        #expect(StateGiver.choose(for: ["b"], among: members, here: ["here"]) == 2)
+        #expect(StateGiver.choose(for: ["c"], among: members, here: ["here"]) == 1)
+        #expect(StateGiver.choose(for: ["c"], among: members, here: []) == 0)
+        #expect(StateGiver.choose(for: ["c"], among: [], here: []) == nil)
     }
 
     @Test func aHostThatFailsBeforeItWorkedIsMissedByNobody() throws {
@@ -204,7 +255,7 @@ import Wire
         var supplied = try running(["a"], lanes: 4)
         _ = supplied.handle(.joining(member: 1, host: "b"), now: start)
         _ = supplied.handle(.listening(member: 1, address: "x:7"), now: start)
-        _ = supplied.handle(.supplied(member: 1), now: start)
+        _ = supplied.handle(.caughtUp(member: 1, generation: 2), now: start)
         #expect(try plan(supplied.handle(lost, now: start)).members.map(\.member) == [1])
     }
 

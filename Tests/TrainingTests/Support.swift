@@ -119,6 +119,8 @@ enum Made {
         exchange: (any GradientExchange)? = nil,
         threads: Int = 1,
         resume: CheckpointState? = nil,
+        standing: Standing? = nil,
+        room: Int = 1 << 30,
         snapshotAfter: Int? = nil
     ) throws -> Recorder {
         try BLAS.pinToOneThread()
@@ -131,6 +133,7 @@ enum Made {
             laneThreads: threads,
             observer: recorder,
             resume: resume,
+            joins: standing.map { ($0, room) },
             start: nil
         )
         recorder.loop = loop

@@ -106,8 +106,11 @@ struct AgentConnection: Sendable {
         case .generation(let plan):
             agent.runs.announce(plan, seen: agent.relay.seen(plan, from: name))
             try reply(.done)
+        case .standing(let run, let member, let generation, let standing):
+            agent.runs.tell(run: run, member: member, .standing(generation: generation, standing))
+            try reply(.done)
         case .state(let run, let member, let generation, let manifest):
-            agent.runs.supply(run: run, member: member, .state(generation: generation, manifest: manifest))
+            agent.runs.tell(run: run, member: member, .state(generation: generation, manifest: manifest))
             try reply(.done)
         case .expel(let run, let member):
             agent.runs.expel(run: run, member: member)

@@ -240,7 +240,7 @@ final class RunSupervisor: Sendable {
     }
 
     /// Passes one trainer what it waits for.
-    func supply(run: RunID, member: Int, _ command: TrainerCommand) {
+    func tell(run: RunID, member: Int, _ command: TrainerCommand) {
         let trainer = state.withLock { $0.runs[run]?.trainers[member] }
         // A trainer that just died can't be told; its end is reported by itself.
         if let trainer, trainer.end == nil { try? trainer.channel.send(command) }

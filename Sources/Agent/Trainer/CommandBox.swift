@@ -5,10 +5,17 @@ internal import Wire
 
 /// What the agent last said to this trainer; the newest generation counts, those before it are history.
 final class CommandBox: Sendable {
+    /// For a member that joins: each with the generation that it belongs to.
+    struct News: Sendable {
+        /// Where the run stands.
+        var standing: (generation: Int, String)?
+        /// The manifest of the state.
+        var state: (generation: Int, Digest)?
+    }
+
     private struct State {
         var generation: GenerationPlan?
-        /// The state to begin with, and the generation that it belongs to.
-        var joined: (generation: Int, manifest: Digest)?
+        var news = News()
         var interrupt: (@Sendable () -> Void)?
         /// No generation up to this one is to be begun.
         var abandoned = 0
@@ -37,20 +44,37 @@ final class CommandBox: Sendable {
         interrupt?()
     }
 
-    /// The state to begin with has come.
-    func put(state manifest: Digest, generation: Int) {
-        state.withLock { $0.joined = (generation, manifest) }
+    /// Where the run stands has come.
+    func put(standing: String, generation: Int) {
+        state.withLock { $0.news.standing = (generation, standing) }
         changed.signal()
     }
 
-    /// Waits for the state that belongs to a generation; nil when a newer generation came first.
+    /// The state that belongs to it has come.
+    func put(state manifest: Digest, generation: Int) {
+        state.withLock { $0.news.state = (generation, manifest) }
+        changed.signal()
+    }
+
+    /// What has come for a member that joins, and belongs to a generation.
+    func latest<Word: Sendable>(_ word: KeyPath<News, (generation: Int, Word)?>, of generation: Int) -> Word?
+    {
+        state.withLock { state in
+            state.news[keyPath: word].flatMap { $0.generation == generation ? $0.1 : nil }
+        }
+    }
+
+    /// Waits for something that belongs to a generation; nil when a newer generation came first.
     ///
     /// - Parameter givesUp: asked twice a second.
-    func waitForState(of generation: Int, givesUp: () throws -> Void) rethrows -> Digest? {
+    func wait<Word: Sendable>(
+        for word: KeyPath<News, (generation: Int, Word)?>,
+        of generation: Int,
+        givesUp: () throws -> Void
+    ) throws -> Word? {
         while true {
-            let (joined, newest) = state.withLock { ($0.joined, $0.generation?.number ?? 0) }
             if newest > generation { return nil }
-            if let joined, joined.generation == generation { return joined.manifest }
+            if let word = latest(word, of: generation) { return word }
             try givesUp()
             _ = changed.wait(timeout: .now() + .milliseconds(500))
         }

@@ -21,8 +21,12 @@ final class NetworkExchange: GradientExchange {
     private var memberState: MemberState
     /// A loss that was told and to which no generation has answered.
     private var unheard: TrainerReport?
-    /// Keeps a state in the host's store.
-    private let keep: (Checkpoint) throws -> Digest
+    /// Keeps a state in the host's store, and reads one from there.
+    private let keep: @Sendable (StateCopy) throws -> Digest
+    private let read: @Sendable (Digest) throws -> CheckpointState
+    /// True while this member takes part without the run's state.
+    private var isBehind = false
+    private var arrival: StateArrival?
 
     /// What values lost on their way; nil while they travel exactly.
     private let feedback: ErrorFeedback?
@@ -40,6 +44,7 @@ final class NetworkExchange: GradientExchange {
     /// - Parameters:
     ///   - committed: operations that the checkpoint we begin with has behind it.
     ///   - keep: puts a state into the host's store and gives its manifest.
+    ///   - read: reads one from there.
     init(
         start: TrainerStart,
         endpoint: Endpoint,
@@ -47,7 +52,8 @@ final class NetworkExchange: GradientExchange {
         desk: MembershipDesk,
         committed: UInt64,
         report: @escaping @Sendable (TrainerReport) -> Void,
-        keep: @escaping (Checkpoint) throws -> Digest
+        keep: @escaping @Sendable (StateCopy) throws -> Digest,
+        read: @escaping @Sendable (Digest) throws -> CheckpointState
     ) {
         self.start = start
         laneCount = start.record.spec.lanes
@@ -56,6 +62,7 @@ final class NetworkExchange: GradientExchange {
         self.desk = desk
         self.report = report
         self.keep = keep
+        self.read = read
         let codec = PayloadCodec(start.record.spec.exchangeInForce)
         var options = Group.Options()
         options.codec = codec
@@ -75,27 +82,61 @@ final class NetworkExchange: GradientExchange {
         _ = try enterNextGeneration()
     }
 
-    /// Joins a run in progress: enters a generation with the others and waits for the state that belongs to it.
+    /// Joins a run in progress: enters a generation with the others, and learns where the run stands.
     ///
-    /// The others wait for this member's part of the next operation meanwhile; the group's own thread shows that it lives.
-    /// - Returns: the state's manifest.
-    func joinLate() throws -> Digest {
+    /// From then on this member takes part without lanes; the state comes meanwhile, see ``takeState(waits:)``.
+    /// - Returns: where the run stands, as the member that gives the state wrote it.
+    func joinLate() throws -> String {
+        isBehind = true
         while true {
-            _ = try enterNextGeneration()
+            if group == nil { _ = try enterNextGeneration() }
             let number = plan?.number ?? 0
-            let manifest = try commands.waitForState(of: number) {
-                // The others wait for this member's part: without the state it only holds them up.
-                guard desk.alone > Self.stateAlone else { return }
-                throw AgentError(
-                    "the coordinator is away, and nobody else brings the state of the run",
-                    hint: "the others go on without this trainer; coord up HOST brings it in again"
-                )
-            }
-            if let manifest { return manifest }
-            commands.onInterrupt(nil)
-            group?.close()
-            group = nil
+            let standing = try commands.wait(for: \.standing, of: number) { try giveUpAlone() }
+            if let standing { return standing }
+            leaveBehind()
         }
+    }
+
+    /// The others wait for this member's part: without the state it only holds them up.
+    private func giveUpAlone() throws {
+        guard desk.alone > Self.stateAlone else { return }
+        throw AgentError(
+            "the coordinator is away, and nobody else brings the state of the run",
+            hint: "the others go on without this trainer; coord up HOST brings it in again"
+        )
+    }
+
+    private func leaveBehind() {
+        commands.onInterrupt(nil)
+        group?.close()
+        bytesBefore += group?.counters.bytesSent ?? 0
+        group = nil
+        arrival = nil
+    }
+
+    func takeState(waits: Bool) throws -> CheckpointState? {
+        let number = plan?.number ?? 0
+        if arrival == nil {
+            var manifest = commands.latest(\.state, of: number)
+            if waits, manifest == nil {
+                manifest = try commands.wait(for: \.state, of: number) { try giveUpAlone() }
+                guard manifest != nil else {
+                    leaveBehind()
+                    throw Overtaken()
+                }
+            }
+            arrival = manifest.map { manifest in StateArrival { [read] in try read(manifest) } }
+        }
+        return try arrival?.take(waits: waits)
+    }
+
+    func didCatchUp() {
+        guard let plan else { return }
+        isBehind = false
+        arrival = nil
+        committed = plan.number
+        desk.handle(.committed(plan.number))
+        report(.caughtUp(generation: plan.number))
     }
 
     /// The number of the generation in force.
@@ -104,23 +145,28 @@ final class NetworkExchange: GradientExchange {
     /// The next operation, as the others count.
     var nextOperation: UInt64? { group?.memberState.committed }
 
-    func take(state: Checkpoint) throws {
+    func take(state: StateCopy) throws {
         wantsState = false
         guard let plan else { return }
-        do {
-            report(.state(generation: plan.number, manifest: try keep(state)))
-        } catch {
-            // Whoever joined would wait in vain, and the run with it: it goes on without them.
-            let why = (error as? any ExplainedError)?.message ?? "\(error)"
-            for rank in group?.joiners ?? [] {
-                report(
-                    .peerLost(
-                        generation: plan.number,
-                        member: plan.members[rank].member,
-                        isSilent: true,
-                        reason: "the state for it could not be kept: \(why)"
+        report(.standing(generation: plan.number, state.standing))
+        let joiners = (group?.joiners ?? []).map { plan.members[$0].member }
+        // The others go on meanwhile.
+        OSThread.start(name: "state") { [report, keep] in
+            do {
+                report(.state(generation: plan.number, manifest: try keep(state)))
+            } catch {
+                // Whoever joins would wait in vain: the run goes on without them.
+                let why = (error as? any ExplainedError)?.message ?? "\(error)"
+                for member in joiners {
+                    report(
+                        .peerLost(
+                            generation: plan.number,
+                            member: member,
+                            isSilent: true,
+                            reason: "the state for it could not be kept: \(why)"
+                        )
                     )
-                )
+                }
             }
         }
     }
@@ -156,7 +202,8 @@ final class NetworkExchange: GradientExchange {
                 settles: settles
             )
             feedback?.commit()
-            if committed < plan.number {
+            // Without the state it has nothing of what was committed.
+            if !isBehind, committed < plan.number {
                 committed = plan.number
                 desk.handle(.committed(plan.number))
             }
@@ -164,6 +211,7 @@ final class NetworkExchange: GradientExchange {
         } catch {
             leave(group, of: plan, because: error)
         }
+        if isBehind { throw Overtaken() }
         guard try enterNextGeneration() == .commitReady else {
             feedback?.abandon()
             return .retry
@@ -187,7 +235,8 @@ final class NetworkExchange: GradientExchange {
     }
 
     private func leave(_ group: Group, of plan: GenerationPlan, because error: CollectivesError) {
-        memberState = group.memberState
+        if !isBehind { memberState = group.memberState }
+        arrival = nil
         commands.onInterrupt(nil)
         group.close()
         bytesBefore += group.counters.bytesSent
@@ -287,10 +336,15 @@ final class NetworkExchange: GradientExchange {
                 commands.onInterrupt { group.abort("a newer generation was announced") }
                 self.group = group
                 lanes = plan.members[rank].lanes
-                let giver = plan.members.indices.first { !group.joiners.contains($0) }
+                let givers = plan.members.indices.filter { !group.joiners.contains($0) }
+                let giver = givers.first { plan.members[$0].member == plan.giver } ?? givers.first
                 wantsState = !group.joiners.isEmpty && giver == rank
                 if commands.newest > plan.number { group.abort("a newer generation was announced") }
                 report(.joined(generation: plan.number))
+                // That it caught up in a generation before this one was heard by nobody.
+                if plan.joiners.contains(start.member), !isBehind {
+                    report(.caughtUp(generation: plan.number))
+                }
                 return group.resolution
             } catch {
                 guard error.code != .diverged else { throw error }
@@ -299,6 +353,9 @@ final class NetworkExchange: GradientExchange {
         }
     }
 }
+
+/// A generation ended before the state of the run had come that belongs to it: joining begins anew.
+struct Overtaken: Error {}
 
 extension PayloadCodec {
     /// How the values of a run's contributions travel.

@@ -36,6 +36,9 @@ enum TrainerMemory {
         return max(0, free - reserve) / neighbours
     }
 
+    /// What a member that joins may keep until it has the state: a quarter of what is free; unit: bytes.
+    static var backlog: Int { free(sharedBy: 1) / 4 }
+
     /// The most that this process had in memory; unit: bytes.
     static var peak: Int? { number("VmHWM:", in: "/proc/self/status").map { $0 << 10 } }
 

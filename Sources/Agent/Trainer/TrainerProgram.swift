@@ -49,7 +49,7 @@ enum TrainerProgram {
         report(.memory(bytes: plan.total, way: plan.way, summary: plan.summary))
         try dataset.load(shards: Array(dataset.index.shards.indices))
         let samples = try DatasetSamples(dataset, spec, threads: start.threads)
-        var resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
+        let resume = try start.resume.map { try CheckpointState.read(files: try readAll($0, from: store)) }
         let commands = CommandBox()
         let bind = start.bind.contains(":") ? "[\(start.bind)]" : start.bind
         let endpoint = try Endpoint(transport: DirectTransport(), address: "\(bind):0")
@@ -61,6 +61,8 @@ enum TrainerProgram {
                 case .coordinator(let isPresent): desk.handle(.coordinator(isPresent: isPresent))
                 case .ended(let member, let views):
                     desk.handle(.ended(member: member, views))
+                case .standing(let generation, let standing):
+                    commands.put(standing: standing, generation: generation)
                 case .state(let generation, let manifest):
                     commands.put(state: manifest, generation: generation)
                 case .stop: exit(0)
@@ -77,22 +79,16 @@ enum TrainerProgram {
             committed: resume?.nextOperation ?? 0,
             report: report,
             keep: { state in
-                let files = try state.files.map { try store.add($0.bytes, name: $0.name) }
+                let files = try state.files().map { try store.add($0.bytes, name: $0.name) }
                 return try store.putManifest(kind: "state", files: files)
-            }
+            },
+            read: { manifest in try CheckpointState.read(files: try readAll(manifest, from: store)) }
         )
         let ready = TrainerReport.listening(
             address: endpoint.address,
             trainingSamples: samples.trainingIndices.count,
             stepsPerEpoch: samples.stepsPerEpoch
         )
-        if start.joins {
-            report(ready)
-            resume = try CheckpointState.read(files: try readAll(try exchange.joinLate(), from: store))
-            guard resume?.nextOperation == exchange.nextOperation else {
-                throw AgentError("the state that came is not that of the next step", exitCode: .bug)
-            }
-        }
         let writer = CheckpointWriter(store: store, report: report)
         let reporter = TrainerReporter(
             exchange: exchange,
@@ -101,20 +97,36 @@ enum TrainerProgram {
             threads: start.threads,
             report: report
         )
-        let loop = try TrainingLoop(
-            record: start.record,
-            samples: samples,
-            exchange: exchange,
-            laneThreads: start.threads,
-            observer: reporter,
-            resume: resume,
-            fit: plan.fit
-        )
-        if !start.joins {
+        func makeLoop(joins: (standing: Standing, room: Int)? = nil) throws -> TrainingLoop {
+            try TrainingLoop(
+                record: start.record,
+                samples: samples,
+                exchange: exchange,
+                laneThreads: start.threads,
+                observer: reporter,
+                resume: resume,
+                joins: joins,
+                fit: plan.fit
+            )
+        }
+        if start.joins {
+            report(ready)
+            while true {
+                let standing = try Standing(reading: try exchange.joinLate())
+                guard standing.nextOperation == exchange.nextOperation else {
+                    throw AgentError("the state that came is not that of the next step", exitCode: .bug)
+                }
+                do {
+                    try makeLoop(joins: (standing, TrainerMemory.backlog)).run()
+                    break
+                } catch is Overtaken { continue }
+            }
+        } else {
+            let loop = try makeLoop()
             report(ready)
             try exchange.join()
+            try loop.run()
         }
-        try loop.run()
         reporter.flush()
         writer.finish()
         guard let weights = reporter.weights ?? resume?.weightsDigest else {

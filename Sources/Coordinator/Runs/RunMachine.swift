@@ -17,7 +17,7 @@ struct RunMachine: Sendable {
         var host: String
         var state: MemberState = .starting
         var lanes = LaneSet()
-        /// True while the member has nothing of the run: it came while the others were at work.
+        /// True while the member has nothing of the run: it came while the others were at work, and has no lanes yet.
         var joins = false
         /// The generation that it came with; 0: it was there before this coordinator.
         var entered = 0
@@ -41,8 +41,8 @@ struct RunMachine: Sendable {
         case late(reporter: Int, generation: Int, members: [Int], Duration)
         /// A trainer was started for a run in progress.
         case joining(member: Int, host: String)
-        /// A member that joined was given the run's state.
-        case supplied(member: Int)
+        /// A member that joined holds the run's state.
+        case caughtUp(member: Int, generation: Int)
         /// A host shall take no part any more; a person's word that it does nothing for the run.
         case leave(host: String)
         /// A host that could not be reached answers again, and these trainers live there, with their addresses.
@@ -224,6 +224,7 @@ struct RunMachine: Sendable {
                 members[known.member] = Member(host: known.host, state: .listening(address: known.address))
             }
             members[known.member]?.lanes = known.lanes
+            members[known.member]?.joins = plan?.joiners.contains(known.member) == true
         }
         if generation > 0 {
             // Members that an earlier generation lost are history, unless the newest one can't take effect.
@@ -233,6 +234,8 @@ struct RunMachine: Sendable {
                 members[number]?.state = .gone(reason: "left before")
             }
         }
+        // The state was on its way through the process that is gone.
+        if members.values.contains(where: { $0.joins && $0.isActive }) { relinkAt = now }
     }
 
     /// When ``Event/tick`` is wanted.
@@ -303,9 +306,10 @@ struct RunMachine: Sendable {
             precondition(members[number] == nil, "member \(number) is not new")
             members[number] = Member(host: host, joins: generation > 0)
             return []
-        case .supplied(let number):
+        case .caughtUp(let number, let generation):
+            guard generation == self.generation, let member = members[number], member.joins else { return [] }
             members[number]?.joins = false
-            return []
+            return next("\(member.host) joined", rebalances: true)
         case .pace(let number, let generation, let pace):
             balance.note(pace, of: number)
             return generation == self.generation ? rebalance() : []
@@ -360,7 +364,7 @@ struct RunMachine: Sendable {
         }
         let new = members.filter { $0.value.address != nil && !planned.contains($0.key) }
         guard let first = new.min(by: { $0.key < $1.key }) else { return [] }
-        return next("\(first.value.host) joined", rebalances: true)
+        return next("\(first.value.host) is to join")
     }
 
     /// Moves lanes from slow members to fast ones, while nothing else is going on.
@@ -443,7 +447,7 @@ struct RunMachine: Sendable {
             return [.expel(member: suspect.member, reason: suspect.reason)]
                 + lose(suspect.member, reason: "its links kept breaking: \(suspect.reason)")
         }
-        return next("links are made anew: \(suspect?.reason ?? "a link broke")")
+        return next("links are made anew: \(suspect?.reason ?? "a link broke, or this machine was away")")
     }
 
     /// The others take over the lanes of a host that leaves; then its trainers end.
@@ -523,7 +527,10 @@ struct RunMachine: Sendable {
         guard working.contains(where: { !$0.value.joins }) else { return expulsions + conclude() }
         if let shortage = shortage(of: Set(working.map(\.key))) { return expulsions + park(shortage) }
         var paces = balance.paces(of: working.map(\.key))
-        for index in working.indices where spared.contains(working[index].key) {
+        // Whoever joins takes part before it can compute.
+        let learning = working.filter(\.value.joins).map(\.key)
+        let idle = spared.union(learning)
+        for index in working.indices where idle.contains(working[index].key) {
             paces[index] = LanePace(threads: 1, lanes: 1, seconds: .infinity)
             working[index].value.lanes = LaneSet()
         }
@@ -539,7 +546,7 @@ struct RunMachine: Sendable {
                 laneCount: unitCount,
                 paces: paces
             )
-        let anchored = working.map { spared.contains($0.key) ? "" : $0.value.host }
+        let anchored = working.map { idle.contains($0.key) ? "" : $0.value.host }
         if let anchor = anchor(among: anchored) {
             units = LaneZero.give(to: anchor, of: units)
         }
@@ -569,10 +576,16 @@ struct RunMachine: Sendable {
             attempt: attempt,
             number: generation,
             members: planned,
-            writers: Self.writers(planned),
+            writers: Self.writers(planned.filter { !idle.contains($0.member) }),
             secret: secret,
             routes: routes,
             owners: SumPlan.owners(planned.map { ($0.member, $0.host) }, routes: routes, here: here),
+            joiners: learning,
+            giver: StateGiver.choose(
+                for: working.filter(\.value.joins).map(\.value.host),
+                among: working.filter { !$0.value.joins }.map { ($0.key, $0.value.host) },
+                here: here
+            ),
             basis: succession.basis(mark: Self.mark(of: secret))
         )
         succession.proposed(plan)

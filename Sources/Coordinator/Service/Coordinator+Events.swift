@@ -182,7 +182,7 @@ extension Coordinator {
                 return
             }
             try transaction.log(kind, message, who: host, run: run, host: host, time: event.time)
-        case .listening, .joined, .pace, .late, .state, .opening, .confirmed: break
+        case .listening, .joined, .pace, .late, .standing, .state, .caughtUp, .opening, .confirmed: break
         }
     }
 
@@ -235,7 +235,16 @@ extension Coordinator {
         case .late(let generation, let members, let milliseconds):
             let waited = Duration.milliseconds(milliseconds)
             feed(.late(reporter: event.member, generation: generation, members: members, waited))
+        case .standing(let generation, let standing):
+            for (member, host) in joining(in: generation) {
+                hand(
+                    .standing(run: active.id, member: member, generation: generation, standing),
+                    to: host,
+                    of: active.id
+                )
+            }
         case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
+        case .caughtUp(let generation): feed(.caughtUp(member: event.member, generation: generation))
         case .accepted(let plan, let reason): feed(.accepted(plan, by: event.member, reason: reason))
         case .opening(let generation, let mark):
             feed(.opening(member: event.member, generation: generation, mark: mark))

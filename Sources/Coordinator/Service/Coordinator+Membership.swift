@@ -48,43 +48,49 @@ extension Coordinator {
         return nil
     }
 
-    /// Brings the state that a member gave to those who joined in the same generation.
-    func supply(_ manifest: Digest, of generation: Int, from giver: String) {
-        guard let active, let plan = active.plan, plan.number == generation, let machine = active.machine
-        else {
-            return
+    /// The members of the generation in force that join, and their hosts.
+    func joining(in generation: Int) -> [(member: Int, host: String)] {
+        guard let active, let plan = active.plan, plan.number == generation else { return [] }
+        let waiting = plan.members.filter { active.machine?.members[$0.member]?.joins == true }
+        return waiting.map { ($0.member, $0.host) }
+    }
+
+    /// Tells the agent of a host that joins something; the host is left out when that fails.
+    func hand(_ request: AgentRequest, to host: String, of run: RunID) {
+        hosts[host]?.session.perform({ try $0.call(request) }, failed: withoutState(host, run))
+    }
+
+    /// Without the state a member can't begin, and nobody must wait for it.
+    private func withoutState(_ host: String, _ run: RunID) -> @Sendable (any ExplainedError) -> Void {
+        { [mailbox] error in
+            mailbox.put(
+                .resume { coordinator in
+                    guard coordinator.active?.id == run else { return }
+                    let why = "\(host) was not given the state: \(error.message)"
+                    coordinator.log("membership", why, run: run)
+                    coordinator.feed(.leave(host: host))
+                }
+            )
         }
-        let waiting = plan.members.filter { machine.members[$0.member]?.joins == true }
+    }
+
+    /// Brings the state that a member keeps for those who join to their hosts.
+    func supply(_ manifest: Digest, of generation: Int, from giver: String) {
+        guard let run = active?.id else { return }
+        let waiting = joining(in: generation)
         let store = self.store
-        let run = active.id
         for host in Set(waiting.map(\.host)).sorted() {
             let members = waiting.filter { $0.host == host }.map(\.member)
-            let failed: @Sendable (any ExplainedError) -> Void = { [mailbox] error in
-                // Without it the member can't begin, and the others must not wait for it.
-                mailbox.put(
-                    .resume { coordinator in
-                        guard coordinator.active?.id == run else { return }
-                        let why = "\(host) was not given the state: \(error.message)"
-                        coordinator.log("membership", why, run: run)
-                        coordinator.feed(.leave(host: host))
-                    }
-                )
-            }
+            let failed = withoutState(host, run)
             let hand: @Sendable (Coordinator) -> Void = { coordinator in
-                guard coordinator.active?.id == run, let session = coordinator.hosts[host]?.session else {
-                    return
+                guard coordinator.active?.id == run else { return }
+                for member in members {
+                    coordinator.hand(
+                        .state(run: run, member: member, generation: generation, manifest: manifest),
+                        to: host,
+                        of: run
+                    )
                 }
-                session.perform(
-                    { client in
-                        for member in members {
-                            try client.call(
-                                .state(run: run, member: member, generation: generation, manifest: manifest)
-                            )
-                        }
-                    },
-                    failed: failed
-                )
-                for member in members { coordinator.feed(.supplied(member: member)) }
             }
             if host == giver {
                 hand(self)

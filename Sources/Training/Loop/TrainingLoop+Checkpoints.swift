@@ -11,19 +11,10 @@ extension TrainingLoop {
     /// - Throws: ``TrainingError`` `.diverged` when the model gives outputs that are not finite.
     /// - Cost: a copy and a SHA-256 of the weights and the optimizer state, and one forward pass of 16 samples.
     public func makeCheckpoint(report: EpochReport? = nil) throws -> Checkpoint {
+        try catchUp(waits: true)
         let model = SafeTensors.write(model.tensors(served.pointer))
-        islands?.lend(to: self.optimizer)
-        let trained = average == nil ? [] : self.model.tensors(weights.pointer, prefix: "weights.")
-        let rules = (optimizer.state + (islands?.outerState ?? [])).flatMap {
-            self.model.tensors($0.arena.pointer, prefix: $0.name + ".", statistics: false)
-        }
-        let optimizer = SafeTensors.write(trained + rules + (lowRank?.tensors ?? []))
-        var state = state
-        if let pending = lowRank?.pendingValues {
-            // Half of a step is committed: who joins goes on from there.
-            state.pendingValues = pending
-            state.operation += 1
-        }
+        let optimizer = SafeTensors.write(optimizerTensors())
+        var state = standing
         state.weights = Digest(of: model)
         state.optimizer = Digest(of: optimizer)
         return Checkpoint(
@@ -38,6 +29,46 @@ extension TrainingLoop {
             epoch: state.epoch - 1,
             globalStep: state.globalStep,
             report: report
+        )
+    }
+
+    /// The state without digests of what it belongs to.
+    var standing: TrainingState {
+        var state = state
+        if let pending = lowRank?.pendingValues {
+            // Half of a step is committed: who joins goes on from there.
+            state.pendingValues = pending
+            state.operation += 1
+        }
+        return state
+    }
+
+    /// What training needs beside the weights that are served.
+    func optimizerTensors() -> [SafeTensors.Tensor] {
+        islands?.lend(to: optimizer)
+        let trained = average == nil ? [] : model.tensors(weights.pointer, prefix: "weights.")
+        let rules = (optimizer.state + (islands?.outerState ?? [])).flatMap {
+            model.tensors($0.arena.pointer, prefix: $0.name + ".", statistics: false)
+        }
+        return trained + rules + (lowRank?.tensors ?? [])
+    }
+
+    /// Takes over the tensors of a checkpoint.
+    func load(_ checkpoint: CheckpointState) throws {
+        try model.load((average?.arena ?? weights).pointer, from: checkpoint.weights)
+        if average != nil { try model.load(weights.pointer, from: checkpoint.optimizer, prefix: "weights.") }
+        for (name, arena) in optimizer.state + (islands?.outerState ?? []) {
+            try model.load(
+                arena.pointer,
+                from: checkpoint.optimizer,
+                prefix: name + ".",
+                statistics: false
+            )
+        }
+        try lowRank?.restore(
+            from: checkpoint.optimizer,
+            values: checkpoint.state.pendingValues,
+            operation: checkpoint.state.operation
         )
     }
 

@@ -40,6 +40,8 @@ public final class TrainingLoop {
         )
     }
     var state: TrainingState
+    /// What this member has not applied yet, while it joins.
+    var backlog: Backlog?
     private var treeLanes = LaneSet()
     /// How samples are mixed; nil when they are not.
     let mixup: Mixup?
@@ -67,6 +69,8 @@ public final class TrainingLoop {
     ///   - laneThreads: threads for the lanes, the caller's included.
     ///   - observer: hears of steps, epochs and checkpoints.
     ///   - resume: a checkpoint of this very record.
+    ///   - joins: where the run stands that this member joins, and what it may keep of it until the state has come;
+    ///     unit: bytes.
     ///   - fit: what it does to need less memory; no bit depends on it.
     /// - Throws: ``TrainingError``, or `TensorsError` when OpenBLAS does not run the record's kernels.
     public convenience init(
@@ -76,6 +80,7 @@ public final class TrainingLoop {
         laneThreads: Int,
         observer: any TrainingObserver,
         resume: CheckpointState? = nil,
+        joins: (standing: Standing, room: Int)? = nil,
         fit: MemoryFit = MemoryFit()
     ) throws {
         try BLAS.prepare(kernels: record.kernels)
@@ -86,6 +91,7 @@ public final class TrainingLoop {
             laneThreads: laneThreads,
             observer: observer,
             resume: resume,
+            joins: joins,
             start: nil,
             fit: fit
         )
@@ -101,6 +107,7 @@ public final class TrainingLoop {
         laneThreads: Int,
         observer: any TrainingObserver,
         resume: CheckpointState?,
+        joins: (standing: Standing, room: Int)? = nil,
         start: (weights: SafeTensors, prefix: String, normalization: Normalization)?,
         fit: MemoryFit = MemoryFit()
     ) throws {
@@ -194,29 +201,18 @@ public final class TrainingLoop {
             )
         }
         let configuration = try record.configurationDigest()
-        if let resume {
-            guard resume.state.configuration == configuration else {
+        let begins = joins?.standing ?? resume.map { Standing(state: $0.state, signature: $0.signature) }
+        if let standing = begins {
+            guard standing.state.configuration == configuration else {
                 throw TrainingError(
                     .badCheckpoint,
-                    "the checkpoint belongs to configuration \(resume.state.configuration.short), "
+                    "the checkpoint belongs to configuration \(standing.state.configuration.short), "
                         + "this run is \(configuration.short)",
                     hint: "resume with the run's own record"
                 )
             }
-            state = resume.state
-            signature = resume.signature
-            try model.load((average?.arena ?? weights).pointer, from: resume.weights)
-            if average != nil { try model.load(weights.pointer, from: resume.optimizer, prefix: "weights.") }
-            for (name, arena) in optimizer.state + (islands?.outerState ?? []) {
-                try model.load(
-                    arena.pointer,
-                    from: resume.optimizer,
-                    prefix: name + ".",
-                    statistics: false
-                )
-            }
-            let pending = resume.state.pendingValues
-            try lowRank?.restore(from: resume.optimizer, values: pending, operation: resume.state.operation)
+            state = standing.state
+            signature = standing.signature
             state.pendingValues = nil
         } else {
             let empty = Digest(of: "")
@@ -255,6 +251,8 @@ public final class TrainingLoop {
                 hint: "set `validation` of `split` above 0"
             )
         }
+        backlog = joins.map { Backlog(room: $0.room, begins: state.operation) }
+        if let resume { try load(resume) }
     }
 
     /// Numbers that the optimizer keeps for each parameter.
@@ -295,6 +293,8 @@ public final class TrainingLoop {
     /// - Throws: ``TrainingError`` `.diverged` when a loss is not finite; whatever the exchange or the observer throws.
     public func run() throws {
         try FloatMode.withDeterministicMode {
+            // More than weights stands between two operations of these.
+            if islands != nil || lowRank != nil { try catchUp(waits: true) }
             while !isFinished { try runEpoch() }
         }
     }
@@ -364,23 +364,13 @@ public final class TrainingLoop {
         let count = LaneTree.sum(values, width: Self.valueCount, column: 2)
         let rate = schedule.rate(at: state.globalStep, reductions: state.progress?.reductions ?? 0)
         let updateStart = ContinuousClock.now
+        let update = Update(samples: count, rate: rate, step: state.globalStep + 1)
         if count > 0 {
-            optimizer.apply(
-                weights.pointer,
-                sum.pointer,
-                samples: count,
-                rate: rate,
-                step: state.globalStep + 1,
-                kernels: kernels,
-                pool: pool
-            )
-            average?.update(
-                weights.pointer,
-                trained: model.trainedCount,
-                step: state.globalStep + 1,
-                kernels: kernels,
-                pool: pool
-            )
+            if backlog == nil {
+                apply(update, sum)
+            } else if backlog?.keep(update, sum) == false {
+                try catchUp(waits: true)
+            }
         }
         let updateSeconds = Self.seconds(since: updateStart)
         state.epochTotals[0] += loss
@@ -406,6 +396,26 @@ public final class TrainingLoop {
         try observer.didFinishStep(report)
     }
 
+    /// Moves the weights by a step's sum, whose contents it uses up.
+    func apply(_ update: Update, _ sum: FloatArena) {
+        optimizer.apply(
+            weights.pointer,
+            sum.pointer,
+            samples: update.samples,
+            rate: update.rate,
+            step: update.step,
+            kernels: kernels,
+            pool: pool
+        )
+        average?.update(
+            weights.pointer,
+            trained: model.trainedCount,
+            step: update.step,
+            kernels: kernels,
+            pool: pool
+        )
+    }
+
     /// One operation of the exchange: computes the lanes that are missing until the members have committed.
     ///
     /// - Parameters:
@@ -427,7 +437,8 @@ public final class TrainingLoop {
         var isRetry = false
         spent = Spent()
         while true {
-            if exchange.wantsState { try exchange.take(state: try makeCheckpoint()) }
+            try catchUp(waits: !exchange.lanes.isEmpty)
+            if exchange.wantsState { try exchange.take(state: try copyState()) }
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
             let begun = ContinuousClock.now

@@ -77,7 +77,9 @@ final class LowRankExchange: GradientExchange {
     var lanes: LaneSet { base.lanes }
     var wantsState: Bool { base.wantsState }
     var bytesSent: Int { base.bytesSent }
-    func take(state: Checkpoint) throws { try base.take(state: state) }
+    func take(state: StateCopy) throws { try base.take(state: state) }
+    func takeState(waits: Bool) throws -> CheckpointState? { try base.takeState(waits: waits) }
+    func didCatchUp() { base.didCatchUp() }
     func hasMoved(lane: Int) -> Bool { base.hasMoved(lane: lane) }
     func moveOn() throws { try base.moveOn() }
 
