@@ -116,55 +116,6 @@ int coord_socket_pair(int ends[2]) {
     return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 ? 0 : -errno;
 }
 
-enum { most_descriptors = 4 };
-
-int coord_give_ends(int socket, const int *descriptors, int count) {
-    char byte = 0;
-    struct iovec data = {&byte, 1};
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(most_descriptors * sizeof(int))] = {0};
-    if (count > most_descriptors) return -EINVAL;
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
-                             .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int))};
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-    memcpy(CMSG_DATA(head), descriptors, (size_t)count * sizeof(int));
-    ssize_t sent;
-    do sent = sendmsg(socket, &message, MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    return sent == 1 ? 0 : -errno;
-}
-
-int coord_take_ends(int socket, int *descriptors, int count) {
-    char byte;
-    struct iovec data = {&byte, 1};
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(most_descriptors * sizeof(int))];
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    ssize_t got;
-    do got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    while (got < 0 && errno == EINTR);
-    if (got < 0) return -errno;
-    int found = 0;
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
-        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
-        int here = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        for (int index = 0; index < here; index++) {
-            int descriptor;
-            memcpy(&descriptor, CMSG_DATA(head) + (size_t)index * sizeof(int), sizeof descriptor);
-            if (found < count) {
-                descriptors[found] = descriptor;
-            } else {
-                close(descriptor);
-            }
-            found++;
-        }
-    }
-    if (got == 1 && found == count && !(message.msg_flags & MSG_CTRUNC)) return 0;
-    for (int index = 0; index < found && index < count; index++) close(descriptors[index]);
-    return -EPROTO;
-}
-
 void coord_set_pipe_size(int descriptor, int bytes) { fcntl(descriptor, F_SETPIPE_SZ, bytes); }
 
 int coord_accept(int listener) {

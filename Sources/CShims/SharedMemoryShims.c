@@ -157,7 +157,7 @@ long coord_send_descriptors(int socket, const void *bytes, size_t count, const i
         memcpy(CMSG_DATA(header), descriptors, size);
     }
     ssize_t sent;
-    do sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    do sent = sendmsg(socket, &message, MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     return sent < 0 ? -errno : sent;
 }
@@ -173,7 +173,7 @@ long coord_receive_descriptors(int socket, void *bytes, size_t count, int *descr
     int room = *descriptor_count, came = 0;
     *descriptor_count = 0;
     ssize_t received;
-    do received = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     while (received < 0 && errno == EINTR);
     if (received < 0) return -errno;
     for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
@@ -182,9 +182,14 @@ long coord_receive_descriptors(int socket, void *bytes, size_t count, int *descr
         for (size_t i = 0; i < number; i++) {
             int one;
             memcpy(&one, CMSG_DATA(header) + i * sizeof(int), sizeof one);
-            if (came < room) descriptors[came++] = one;
+            if (came < room) descriptors[came] = one;
             else close(one);
+            came++;
         }
+    }
+    if (came > room || message.msg_flags & MSG_CTRUNC) {
+        for (int i = 0; i < came && i < room; i++) close(descriptors[i]);
+        return -EPROTO;
     }
     *descriptor_count = came;
     return received;

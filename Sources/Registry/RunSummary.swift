@@ -57,6 +57,8 @@ public struct RunSummary: Hashable, Sendable, Codable {
     public var lanes: Int
     /// Its kernel set; nil until the record is made.
     public var kernels: KernelSet?
+    /// How members tell each other what they computed, in words; nil until the record is made.
+    public var exchange: String?
     /// SHA-256 of the worker binary; nil until the record is made.
     public var workerSHA256: Digest?
     /// Its workers, by rank.
@@ -81,8 +83,8 @@ public struct RunSummary: Hashable, Sendable, Codable {
     public var message: String?
 
     enum CodingKeys: String, CodingKey {
-        case run, state, engine, step, epoch, lanes, kernels, workers, generations, metrics, best, message
-        case notices, memory
+        case run, state, engine, step, epoch, lanes, kernels, exchange, workers, generations, metrics, best
+        case message, notices, memory
         case stepSeconds = "step_seconds"
         case workerSHA256 = "worker_sha256"
         case samplesPerSecond = "samples_per_second"
@@ -101,6 +103,7 @@ extension RunSummary {
         try container.encode(epoch, forKey: .epoch)
         try container.encode(lanes, forKey: .lanes)
         try container.encode(kernels, forKey: .kernels)
+        try container.encode(exchange, forKey: .exchange)
         try container.encode(workerSHA256, forKey: .workerSHA256)
         try container.encode(workers, forKey: .workers)
         try container.encode(generations, forKey: .generations)
@@ -153,6 +156,7 @@ extension RegistrySnapshot {
             epoch: run.epoch,
             lanes: run.lanes,
             kernels: run.record?.kernels,
+            exchange: run.record?.spec.exchangeInForce.words,
             workerSHA256: run.record?.worker,
             workers: try workers(of: id).map {
                 RunSummary.Worker(host: $0.host, lanes: $0.lanes.lanes, steps: $0.stepsComputed)

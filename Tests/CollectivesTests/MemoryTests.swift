@@ -49,10 +49,23 @@ struct MemoryTests {
                 #expect(group.ways.map(\.kind) == Array(repeating: .memory, count: count - 1))
                 // Signs of life at most: the values went another way.
                 #expect(group.counters.bytesSent < 4096 * count)
+                #expect(group.counters.bytesThroughMemory == 4 * bytesRead(rank, sets, size))
             } catch {
                 Issue.record("rank \(rank): \(error)")
             }
         }
+    }
+
+    /// Bytes that a member reads of the others' values in one all-reduce.
+    private func bytesRead(_ rank: Int, _ sets: [LaneSet], _ size: Int) -> Int {
+        let foreign = sets.indices.filter { $0 != rank }.map { sets[$0].subtrees(laneCount: 8).count }.reduce(
+            0,
+            +
+        )
+        if size <= 8192 { return 4 * size * foreign }
+        let segmentation = Segmentation(elements: size, owners: sets.map { _ in true })
+        let mine = segmentation.segment(of: rank).count
+        return 4 * (mine * foreign + size - mine)
     }
 
     @Test

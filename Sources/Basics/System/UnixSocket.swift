@@ -69,8 +69,9 @@ public enum UnixSocket {
     ///
     /// - Throws: ``FileError``.
     public static func send(_ descriptors: [Int32], over socket: Int32) throws {
-        let result = coord_give_ends(socket, descriptors, Int32(descriptors.count))
-        guard result == 0 else { throw FileError(.write, "descriptors", errno: -result) }
+        var byte: UInt8 = 0
+        let sent = coord_send_descriptors(socket, &byte, 1, descriptors, Int32(descriptors.count))
+        guard sent == 1 else { throw FileError(.write, "descriptors", errno: Int32(-sent)) }
     }
 
     /// Takes exactly so many descriptors from the process at the other end.
@@ -78,8 +79,14 @@ public enum UnixSocket {
     /// - Throws: ``FileError``; `EPROTO` when something else comes.
     public static func receive(_ count: Int, over socket: Int32) throws -> [Int32] {
         var descriptors = [Int32](repeating: -1, count: count)
-        let result = coord_take_ends(socket, &descriptors, Int32(count))
-        guard result == 0 else { throw FileError(.read, "descriptors", errno: -result) }
+        var byte: UInt8 = 0
+        var came = Int32(count)
+        let received = coord_receive_descriptors(socket, &byte, 1, &descriptors, &came)
+        guard received >= 0 else { throw FileError(.read, "descriptors", errno: Int32(-received)) }
+        guard received == 1, came == Int32(count) else {
+            descriptors.prefix(Int(came)).forEach(systemClose)
+            throw FileError(.read, "descriptors", errno: EPROTO)
+        }
         return descriptors
     }
 

@@ -36,12 +36,6 @@ int coord_pipe(int ends[2]);
 /// socketpair(2) of unix stream sockets with SOCK_CLOEXEC; 0, or -errno.
 int coord_socket_pair(int ends[2]);
 
-/// Sends a byte and descriptors with it over a unix socket; 0, or -errno. At most 4.
-int coord_give_ends(int socket, const int *descriptors, int count);
-
-/// Receives a byte and exactly so many descriptors, which are closed on exec; 0, or -errno (EPROTO: something else came).
-int coord_take_ends(int socket, int *descriptors, int count);
-
 /// Lets a pipe hold so much, where the system allows it; anything else stays as it is.
 void coord_set_pipe_size(int descriptor, int bytes);
 

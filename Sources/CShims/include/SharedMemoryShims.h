@@ -29,12 +29,13 @@ int coord_is_loopback(int descriptor);
 /// A descriptor that is readable when one of two is; -errno when there is none.
 int coord_either(int first, int second);
 
-/// Sends bytes and descriptors together over a unix socket, without blocking: the bytes, or -errno.
+/// Sends bytes and at most 4 descriptors together over a unix socket: the bytes, or -errno.
 long coord_send_descriptors(int socket, const void *bytes, size_t count, const int *descriptors, int descriptor_count);
 
-/// Receives bytes and at most `*descriptor_count` descriptors: the bytes, 0 at the end, or -errno.
+/// Receives bytes and at most `*descriptor_count` descriptors, which are closed on exec: the bytes, 0 at the end, or
+/// -errno (EPROTO: more than that, or than 4, came; all are closed).
 ///
-/// `*descriptor_count` becomes the number that came; the caller closes them. More than fit are closed here.
+/// `*descriptor_count` becomes the number that came; the caller closes them.
 long coord_receive_descriptors(int socket, void *bytes, size_t count, int *descriptors, int *descriptor_count);
 
 /// Sleeps while the word has this value, at most so many milliseconds. The word may be mapped for reading only.

@@ -253,12 +253,19 @@ final class CommLoop {
             state.member.commit()
             state.outcome = nil
             state.isInFlight = false
-            state.counters = counters
+            report(to: &state.counters)
         }
         // What it was told about the end of a member must stand before the caller goes on to the next operation.
         if let nextFailure { shared.state.withLock { $0.failure = nextFailure } }
         shared.finished.signal()
         if let nextFailure { throw nextFailure }
+    }
+
+    /// What went over the links; the rest belongs to the caller's thread.
+    func report(to counters: inout Group.Counters) {
+        let memory = counters.bytesThroughMemory
+        counters = self.counters
+        counters.bytesThroughMemory = memory
     }
 
     // MARK: Failing
@@ -324,7 +331,7 @@ final class CommLoop {
         }
         active = nil
         let isWaiting = shared.state.withLock { state in
-            state.counters = counters
+            report(to: &state.counters)
             let end =
                 failure ?? CollectivesError(.closed, "the group of generation \(plan.generation) is closed")
             state.failure = end

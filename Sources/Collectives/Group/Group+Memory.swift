@@ -119,8 +119,10 @@ extension Group {
 
     /// All members hold one result.
     private func commit() -> CollectivesError? {
+        let bytesRead = exchange?.bytesRead ?? 0
         let isLast = shared.state.withLock { state in
             state.member.commit()
+            state.counters.bytesThroughMemory = bytesRead
             state.throughMemory = nil
             state.isInFlight = false
             if let next = state.nextFailure { state.failure = next }

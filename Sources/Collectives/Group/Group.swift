@@ -55,12 +55,14 @@ public final class Group: Sendable {
         public init() {}
     }
 
-    /// What went over the links so far, updated at the end of each operation.
+    /// What went to and fro so far, updated at the end of each operation.
     public struct Counters: Hashable, Sendable {
         /// Bytes written to all links.
         public var bytesSent = 0
         /// Bytes read from all links.
         public var bytesReceived = 0
+        /// Bytes of values that were read in the memory of other members.
+        public var bytesThroughMemory = 0
         /// Frames read.
         public var framesReceived = 0
         /// Frames of another run, generation or an older operation: dropped.

@@ -61,6 +61,10 @@ final class SharedExchange: @unchecked Sendable {
     /// Where each peer's segment result lies, and how many of its pieces are copied.
     private var results: [UnsafeRawPointer?]
     private var copied: [Int]
+    /// Bytes of values that were read in others' memory so far.
+    private(set) var bytesRead = 0
+    /// Leaves of the tree that are others'.
+    private let foreignLeaves: Int
     private var staging = UnsafeMutableBufferPointer<Float>(start: nil, count: 0)
 
     /// Tells the others whether all their memory is at hand here.
@@ -85,6 +89,7 @@ final class SharedExchange: @unchecked Sendable {
         controls = self.peers.map(\.control)
         bases = Array(repeating: nil, count: plan.tree.leaves.count)
         leaves = bases
+        foreignLeaves = plan.tree.leaves.count { $0.rank != plan.rank }
         results = Array(repeating: nil, count: peers.count)
         copied = Array(repeating: 0, count: peers.count)
         // With more members than cores whoever is waited for may need this one.
@@ -366,6 +371,7 @@ final class SharedExchange: @unchecked Sendable {
             guard let target = posted.result(at: piece.lowerBound) else { return }
             let source = result + (piece.lowerBound - segment.lowerBound) * size
             fingerprint.copy(source, to: target, piece, size: size)
+            bytesRead += piece.count * size
         }
         copied[at] = Int(due)
     }
@@ -378,6 +384,7 @@ final class SharedExchange: @unchecked Sendable {
         let form = posted.shape.form, size = form.type.byteCount
         guard let target = posted.result(at: range.lowerBound), !range.isEmpty else { return }
         guard form.combines else { return fingerprint.add(target, range, size: size) }
+        bytesRead += range.count * size * foreignLeaves
         for index in bases.indices { leaves[index] = bases[index].map { $0 + range.lowerBound * size } }
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {

@@ -60,6 +60,7 @@ struct Run: ParsableCommand {
                 ["epoch, step", "\(summary.epoch), \(summary.step)"],
                 ["lanes", "\(summary.lanes)"],
                 ["kernels", summary.kernels?.rawValue ?? "-"],
+                ["exchange", summary.exchange ?? "-"],
                 ["generations", "\(summary.generations)"],
                 ["attempt", "\(row.attempt)"],
                 ["samples/s", summary.samplesPerSecond?.digits(0) ?? "-"],
