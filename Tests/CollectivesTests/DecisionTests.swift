@@ -266,7 +266,7 @@ struct DecisionTests {
             let payload = UnsafeRawBufferPointer(rebasing: bytes[FrameHeader.byteCount...])
             let start = UnsafeRawBufferPointer(rebasing: bytes[..<FrameHeader.byteCount])
             return Int(header.length) == payload.count
-                && FrameHeader.isIntact(header: start, payload: payload)
+                && FrameHeader.isIntact(start, header.fingerprint(of: payload))
         }
     }
 

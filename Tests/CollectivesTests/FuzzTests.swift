@@ -231,6 +231,8 @@ private final class FrameSession {
     private let contributions: [RawArray]
     private let result: RawArray
     private let rows: UnsafeMutableBufferPointer<Double>
+    private var given = UnsafeMutableBufferPointer<UnsafeRawPointer?>(start: nil, count: 0)
+    private var feedback: ErrorFeedback?
     private(set) var frames = 0
     private var isChanged = false
 
@@ -279,7 +281,10 @@ private final class FrameSession {
         rows = .allocate(capacity: 4 * shape.width)
         rows.initialize(repeating: 1)
     }
-    deinit { rows.deallocate() }
+    deinit {
+        rows.deallocate()
+        given.deallocate()
+    }
 
     func run(_ generator: inout SplitMix) -> Outcome {
         do throws(CollectivesError) {
@@ -317,21 +322,23 @@ private final class FrameSession {
     }
 
     private func post() throws(CollectivesError) {
-        let feedback = shape.codec == .exact ? nil : ErrorFeedback(codec: shape.codec)
-        var given = contributions.map { UnsafeRawPointer($0.bytes.baseAddress) }
+        feedback = shape.codec == .exact ? nil : ErrorFeedback(codec: shape.codec)
+        var addresses = contributions.map { UnsafeRawPointer($0.bytes.baseAddress) }
         if let feedback {
             let plan = loop.plan
             let zeros = contributions.map { UnsafePointer($0.bytes.bindMemory(to: Float.self).baseAddress) }
             let segmentation = shape.form.segmentation(elements: shape.elements, owners: plan.owners)
-            given = [
+            addresses = [
                 UnsafeRawPointer(feedback.prepare(zeros, segmentation: segmentation, rank: 0, settles: false))
             ]
         }
+        given = .allocate(capacity: addresses.count)
+        _ = given.initialize(from: addresses)
         try loop.begin(
             PostedOperation(
                 operation: 0,
                 shape: shape,
-                contributions: given,
+                contributions: UnsafeBufferPointer(given),
                 laneValues: rows,
                 result: result.bytes.baseAddress,
                 feedback: feedback,
@@ -410,7 +417,13 @@ private final class FrameSession {
         }
         return all.withUnsafeMutableBufferPointer { all in
             fingerprint.digest(
-                PostedOperation(operation: 0, shape: shape, contributions: [], laneValues: all, floatMode: 0)
+                PostedOperation(
+                    operation: 0,
+                    shape: shape,
+                    contributions: UnsafeBufferPointer(start: nil, count: 0),
+                    laneValues: all,
+                    floatMode: 0
+                )
             )
         }
     }

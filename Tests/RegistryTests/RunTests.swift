@@ -173,7 +173,7 @@ import Testing
         let text = try JSONText.encode(summary)
         #expect(
             text == """
-                {"best":{"checkpoint":"\(digest(2))","step":20,"val_accuracy":0.75},"engine":null,"epoch":0,\
+                {"best":{"checkpoint":"\(digest(2))","step":20,"val_accuracy":0.75},"engine":null,"epoch":0,"exchange":null,\
                 "generations":0,"kernels":null,"lanes":0,"memory":[],"message":null,\
                 "metrics":{"train_loss":0.5,"val_accuracy":0.75,"val_loss":null},"notices":[],"run":"a-1",\
                 "samples_per_second":null,"state":"queued","step":20,"step_seconds":null,"weights_sha256":"\(digest(3))",\

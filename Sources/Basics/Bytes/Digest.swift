@@ -1,3 +1,4 @@
+internal import CShims
 internal import Crypto
 
 /// A SHA-256: the name of a chunk, a manifest, a worker binary, a set of weights.
@@ -156,21 +157,46 @@ public struct Digest: Hashable, Sendable, Codable, Comparable, CustomStringConve
 
 /// Hashes a stream piece by piece.
 public struct DigestBuilder {
-    private var state = SHA256()
+    private static let isInstruction = coord_hash_is_available() != 0
+
+    /// Where the CPU has instructions for it, nothing is allocated.
+    private var hash = coord_hash()
+    /// Where it has none.
+    private var software: SHA256?
 
     /// Starts an empty stream.
-    public init() {}
-
-    /// Adds bytes.
-    public mutating func update(_ bytes: UnsafeRawBufferPointer) { state.update(bufferPointer: bytes) }
-
-    /// Adds bytes.
-    public mutating func update(_ bytes: [UInt8]) {
-        bytes.withUnsafeBytes { state.update(bufferPointer: $0) }
+    public init() {
+        if Self.isInstruction { coord_hash_start(&hash) } else { software = SHA256() }
     }
 
+    /// Adds bytes.
+    public mutating func update(_ bytes: UnsafeRawBufferPointer) {
+        guard software == nil else {
+            software?.update(bufferPointer: bytes)
+            return
+        }
+        withUnsafeMutablePointer(to: &hash) { hash in
+            var job = coord_hash_job(
+                hash: hash,
+                bytes: bytes.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                count: bytes.count
+            )
+            coord_hash_update(&job, 1)
+        }
+    }
+
+    /// Adds bytes.
+    public mutating func update(_ bytes: [UInt8]) { bytes.withUnsafeBytes { update($0) } }
+
     /// The digest of all bytes so far.
-    public func finish() -> Digest { state.finalize().withUnsafeBytes { Digest(raw: $0) } }
+    public func finish() -> Digest {
+        if let software { return software.finalize().withUnsafeBytes { Digest(raw: $0) } }
+        var hash = hash
+        return withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { raw in
+            coord_hash_finish(&hash, raw.baseAddress?.assumingMemoryBound(to: UInt8.self))
+            return Digest(raw: UnsafeRawBufferPointer(raw))
+        }
+    }
 }
 
 /// Proofs and keys: the one owner of swift-crypto's keyed operations.

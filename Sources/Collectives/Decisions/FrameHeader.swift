@@ -25,7 +25,7 @@ struct FrameHeader: Hashable, Sendable {
     /// No frame carries more.
     static let maxPayload = 262_144
     static let magic: UInt32 = 0x464C_4343  // "CCLF"
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
 
     var kind: Kind
     var run: UInt64
@@ -47,7 +47,7 @@ struct FrameHeader: Hashable, Sendable {
     var form: UInt32 = 0
     /// Bytes of payload.
     var length: UInt32 = 0
-    /// CRC-32C over the payload, then over the header up to here.
+    /// CRC-32C over the header up to here, begun with the payload's ``ResultFingerprint/folded``.
     var checksum: UInt32 = 0
 
     init(kind: Kind, run: UInt64, generation: UInt32, sender: UInt32) {
@@ -62,24 +62,46 @@ struct FrameHeader: Hashable, Sendable {
     /// - Parameters:
     ///   - payload: what will follow; its length is set here.
     ///   - checked: false leaves the checksum 0, for links that are sealed as they are.
+    ///   - known: what ``fingerprint(of:)`` gives for the payload, where somebody has computed it already.
     mutating func seal(
         into target: UnsafeMutableRawBufferPointer,
         payload: UnsafeRawBufferPointer,
-        checked: Bool = true
+        checked: Bool = true,
+        known: ResultFingerprint? = nil
     ) {
         length = UInt32(payload.count)
         store(into: target)
         guard checked else { return }
-        let crc = coord_crc32c(0, payload.baseAddress, payload.count)
-        checksum = coord_crc32c(crc, target.baseAddress, 60)
+        checksum = Self.check(target.baseAddress, known ?? fingerprint(of: payload))
         target.storeBytes(of: checksum.littleEndian, toByteOffset: 60, as: UInt32.self)
     }
 
-    /// Tells whether payload and header bytes are as they were sealed.
-    static func isIntact(header: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer) -> Bool {
-        let crc = coord_crc32c(0, payload.baseAddress, payload.count)
-        let stored = UInt32(littleEndian: header.loadUnaligned(fromByteOffset: 60, as: UInt32.self))
-        return coord_crc32c(crc, header.baseAddress, 60) == stored
+    /// Tells whether payload and header are as they were sealed.
+    ///
+    /// - Parameters:
+    ///   - bytes: the header, as it came.
+    ///   - fingerprint: of the payload that came.
+    static func isIntact(_ bytes: UnsafeRawBufferPointer, _ fingerprint: ResultFingerprint) -> Bool {
+        let stored = UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 60, as: UInt32.self))
+        return check(bytes.baseAddress, fingerprint) == stored
+    }
+
+    /// The fingerprint of the payload; that of a result is a part of the whole result's, so neither owner nor receiver
+    /// reads the values once more for it.
+    func fingerprint(of payload: UnsafeRawBufferPointer) -> ResultFingerprint {
+        var fingerprint = ResultFingerprint()
+        guard let base = payload.baseAddress else { return fingerprint }
+        let size = ElementType(rawValue: UInt8(form & 15))?.byteCount ?? 1
+        fingerprint.add(
+            base,
+            from: kind == .result && codec == 0 ? Int(offset) * size : 0,
+            count: payload.count
+        )
+        return fingerprint
+    }
+
+    private static func check(_ bytes: UnsafeRawPointer?, _ fingerprint: ResultFingerprint) -> UInt32 {
+        coord_crc32c(fingerprint.folded, bytes, 60)
     }
 
     private func store(into target: UnsafeMutableRawBufferPointer) {

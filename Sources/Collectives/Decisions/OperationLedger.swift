@@ -41,6 +41,15 @@ struct OperationLedger {
         readyDigests = Array(repeating: nil, count: subtreeCounts.count)
     }
 
+    /// Forgets what came: for another operation of the same shape.
+    mutating func reset() {
+        for member in subtreeCounts.indices {
+            (laneFramesCame[member], contributionsCame[member], resultsCame[member]) = (0, 0, 0)
+            readyDigests[member] = nil
+        }
+        summedPieces = 0
+    }
+
     /// The index of the next part of that kind from a member; nil when all of them came.
     func next(_ part: Part, from member: Int) -> Int? {
         let (came, due) =
@@ -116,9 +125,16 @@ struct OperationLedger {
 
     /// The commit rule: READY from all, with one digest.
     var verdict: Verdict {
-        let odd = Resolution.oddOnes(readyDigests)
-        if !odd.isEmpty { return .diverged(odd) }
-        return readyDigests.allSatisfy { $0 != nil } ? .commit : .open
+        var first: Digest?, isOpen = false
+        for digest in readyDigests {
+            guard let digest else {
+                isOpen = true
+                continue
+            }
+            if let first, first != digest { return .diverged(Resolution.oddOnes(readyDigests)) }
+            first = digest
+        }
+        return isOpen ? .open : .commit
     }
 
     /// The members whose word is missing.

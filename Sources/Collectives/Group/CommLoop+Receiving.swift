@@ -59,14 +59,14 @@ extension CommLoop {
             }
             guard link.payloadCame == link.payload.count, let header = link.header else { return }
             let payload = UnsafeRawBufferPointer(link.payload)
+            // What is checked with a result's bytes serves the digest of the operation too.
+            let isWanted = !link.isSealed || header.kind == .result
+            let fingerprint = isWanted ? header.fingerprint(of: payload) : ResultFingerprint()
             guard
                 link.isSealed
-                    || FrameHeader.isIntact(
-                        header: UnsafeRawBufferPointer(link.headerBytes),
-                        payload: payload
-                    )
+                    || FrameHeader.isIntact(UnsafeRawBufferPointer(link.headerBytes), fingerprint)
             else {
-                throw bad(link, "a \(header.kind) frame arrived damaged (CRC-32C)")
+                throw bad(link, "a \(header.kind) frame arrived damaged (checksum)")
             }
             counters.framesReceived += 1
             link.header = nil
@@ -75,7 +75,7 @@ extension CommLoop {
             if link.isDropped {
                 counters.framesDropped += 1
             } else {
-                try apply(header, payload, link)
+                try apply(header, payload, fingerprint, link)
             }
         }
     }
@@ -178,6 +178,7 @@ extension CommLoop {
     func apply(
         _ header: FrameHeader,
         _ payload: UnsafeRawBufferPointer,
+        _ fingerprint: ResultFingerprint,
         _ link: MemberLink
     ) throws(CollectivesError) {
         let slot = slots[Int(header.operation & 1)]
@@ -205,13 +206,15 @@ extension CommLoop {
             }
             slot.ledger.received(.contribution, from: link.rank)
         case .result:
-            if let index = slot.ledger.next(.result, from: link.rank) {
+            if slot.shape.codec == .exact {
+                slot.took(fingerprint)
+            } else if let index = slot.ledger.next(.result, from: link.rank) {
                 let range = slot.ledger.segmentation.piece(index, of: link.rank)
                 let place = active?.result(at: range.lowerBound)
-                if slot.shape.codec != .exact {
-                    try decode(payload, into: place, range, slot.shape.codec, link)
-                }
-                if let place { slot.fingerprint.add(place, range, size: slot.shape.form.type.byteCount) }
+                try decode(payload, into: place, range, slot.shape.codec, link)
+                var decoded = ResultFingerprint()
+                if let place { decoded.add(place, range, size: slot.shape.form.type.byteCount) }
+                slot.took(decoded)
             }
             slot.ledger.received(.result, from: link.rank)
         case .ready:

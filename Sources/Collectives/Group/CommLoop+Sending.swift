@@ -83,8 +83,12 @@ extension CommLoop {
             let range = segmentation.piece(link.resultsSent, of: plan.rank)
             header.segment = UInt32(plan.rank)
             header.offset = UInt32(range.lowerBound)
-            let result = active.feedback?.encoded(link.resultsSent, of: plan.rank)
-            link.queue(header, result ?? Self.bytes(UnsafeRawPointer(active.result), range, size))
+            if let feedback = active.feedback {
+                link.queue(header, feedback.encoded(link.resultsSent, of: plan.rank))
+            } else {
+                let values = Self.bytes(UnsafeRawPointer(active.result), range, size)
+                link.queue(header, values, known: slot.pieces[link.resultsSent])
+            }
             link.resultsSent += 1
         } else if link.contributionsSent < slot.ledger.contributionCount(of: plan.rank, to: link.rank) {
             let (piece, position) = link.contributionsSent.quotientAndRemainder(dividingBy: mine.count)
@@ -98,7 +102,10 @@ extension CommLoop {
             link.queue(header, contribution ?? Self.bytes(active.contributions[position], range, size))
             link.contributionsSent += 1
         } else if !link.readyQueued, let digest = slot.ledger.readyDigests[plan.rank] {
-            digest.raw.withUnsafeBytes { link.queue(frame(.ready), $0) }
+            withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { bytes in
+                digest.store(to: bytes)
+                link.queue(frame(.ready), UnsafeRawBufferPointer(bytes))
+            }
             link.readyQueued = true
         } else {
             return false

@@ -16,6 +16,8 @@ final class CommLoop {
     let slots: [OperationSlot]
     var polls = PollSet()
     var watch: SilenceWatch
+    /// Nobody becomes silent or late within milliseconds, and a look makes lists.
+    var nextLook: ContinuousClock.Instant
     var lateness: LatenessWatch
     var counters = Group.Counters()
     /// The operation that all of this is about, or the next one.
@@ -47,6 +49,7 @@ final class CommLoop {
         }
         slots = [OperationSlot(plan: plan), OperationSlot(plan: plan)]
         watch = SilenceWatch(members: plan.memberCount, limit: plan.silenceLimit, now: now)
+        nextLook = now
         lateness = LatenessWatch(now: now)
         current = shared.state.withLock { $0.member.committed }
         leaves = Array(repeating: nil, count: plan.tree.leaves.count)
@@ -95,6 +98,13 @@ final class CommLoop {
             }
         }
         try flushAll(now)
+        if now >= nextLook { try lookAround(now) }
+        return true
+    }
+
+    /// Whether somebody keeps the operation in flight for too long.
+    func lookAround(_ now: ContinuousClock.Instant) throws(CollectivesError) {
+        nextLook = now + .milliseconds(5)
         let silent = watch.look(awaited: awaited, at: now)
         if !silent.isEmpty {
             let list = silent.map(String.init).joined(separator: ", ")
@@ -109,7 +119,6 @@ final class CommLoop {
         if let waited = lateness.look(operation: operationInFlight, late: late, at: now) {
             onWait?(GroupWait(ranks: late, duration: waited))
         }
-        return true
     }
 
     /// The members whose word on the operation in flight is missing.
@@ -189,8 +198,7 @@ final class CommLoop {
     func advance() throws(CollectivesError) {
         guard let active else { return }
         while let piece = slot.ledger.summablePiece {
-            combine(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active)
-            slot.ledger.summed()
+            slot.summed(combine(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active))
         }
         if slot.ledger.readyDigests[plan.rank] == nil, slot.ledger.isComplete {
             // From here on the result is retained: the caller's memory holds all of it.
@@ -209,10 +217,15 @@ final class CommLoop {
         }
     }
 
-    func combine(_ piece: Int, _ range: Range<Int>, _ active: PostedOperation) {
-        guard let target = active.result(at: range.lowerBound) else { return }
+    /// Brings a piece of the own segment about; gives its fingerprint.
+    func combine(_ piece: Int, _ range: Range<Int>, _ active: PostedOperation) -> ResultFingerprint {
+        var fingerprint = ResultFingerprint()
+        guard let target = active.result(at: range.lowerBound) else { return fingerprint }
         let form = active.shape.form, size = form.type.byteCount
-        guard form.combines else { return slot.fingerprint.add(target, range, size: size) }
+        guard form.combines else {
+            fingerprint.add(target, range, size: size)
+            return fingerprint
+        }
         for (index, leaf) in plan.tree.leaves.enumerated() {
             if leaf.rank == plan.rank {
                 leaves[index] = active.contributions[leaf.position]?.advanced(by: range.lowerBound * size)
@@ -221,23 +234,17 @@ final class CommLoop {
                 leaves[index] = UnsafeRawPointer(place)
             }
         }
-        var fingerprint = active.feedback == nil ? slot.fingerprint : ResultFingerprint()
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {
-                plan.tree.combine(
-                    leaves,
-                    into: target,
-                    range,
-                    form,
-                    mode: active.floatMode,
-                    &fingerprint
-                )
+                plan.tree.combine(leaves, into: target, range, form, mode: active.floatMode, &fingerprint)
             }
         }
-        guard let feedback = active.feedback else { return slot.fingerprint = fingerprint }
+        guard let feedback = active.feedback else { return fingerprint }
         // The owner, too, goes on with what the others will decode.
         feedback.encodeResult(piece, of: plan.rank, range, into: target.assumingMemoryBound(to: Float.self))
-        slot.fingerprint.add(target, range, size: size)
+        fingerprint = ResultFingerprint()
+        fingerprint.add(target, range, size: size)
+        return fingerprint
     }
 
     // MARK: The end of an operation

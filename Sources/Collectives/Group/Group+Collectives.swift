@@ -157,16 +157,22 @@ extension Group {
             !form.combines || contributions.count == subtrees.count,
             "rank \(rank) gives \(contributions.count) contributions, its subtrees are \(subtrees)"
         )
-        let failure = run(
-            PostedOperation(
-                operation: memberState.committed,
-                shape: OperationShape(elements: elements, form: form),
-                contributions: contributions.map(\.baseAddress),
-                laneValues: UnsafeMutableBufferPointer(start: nil, count: 0),
-                result: elements > 0 ? result : nil,
-                floatMode: coord_float_mode()
+        let count = contributions.count
+        let failure = withUnsafeTemporaryAllocation(of: UnsafeRawPointer?.self, capacity: count) { given in
+            for index in 0..<count {
+                given.initializeElement(at: index, to: contributions[index].baseAddress)
+            }
+            return run(
+                PostedOperation(
+                    operation: memberState.committed,
+                    shape: OperationShape(elements: elements, form: form),
+                    contributions: UnsafeBufferPointer(given),
+                    laneValues: UnsafeMutableBufferPointer(start: nil, count: 0),
+                    result: elements > 0 ? result : nil,
+                    floatMode: coord_float_mode()
+                )
             )
-        )
+        }
         if let failure { throw failure }
     }
 }

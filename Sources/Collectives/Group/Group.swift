@@ -281,7 +281,7 @@ public final class Group: Sendable {
                 "rank \(rank) feeds back in a generation that does not combine lanes"
             )
             precondition(
-                contributions.map(\.subtree) == mine,
+                contributions.elementsEqual(mine) { $0.subtree == $1 },
                 "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
             )
         }
@@ -290,37 +290,41 @@ public final class Group: Sendable {
             "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
         )
         precondition(laneValues.count % plan.laneCount == 0, "\(laneValues.count) lane values, no whole rows")
-        var given = contributions.map { UnsafeRawPointer($0.values.baseAddress) }
+        var fed: UnsafePointer<Float>?
         if let feedback, !sum.isEmpty {
             let segmentation = Segmentation(elements: sum.count, owners: plan.owners)
             // Alone there is nobody to whom values would travel.
             let isExact = settles || thread == nil
             let values = contributions.map(\.values.baseAddress)
-            given = [
-                UnsafeRawPointer(
-                    feedback.prepare(values, segmentation: segmentation, rank: rank, settles: isExact)
-                )
-            ]
-        } else if plan.combines, given.count != 1 {
-            given = [nil]
+            fed = feedback.prepare(values, segmentation: segmentation, rank: rank, settles: isExact)
         }
-        let outcome = laneValues.withUnsafeMutableBufferPointer { rows in
-            let encoder = settles || sum.isEmpty || thread == nil ? nil : feedback
-            return run(
-                PostedOperation(
-                    operation: operation,
-                    shape: OperationShape(
-                        elements: sum.count,
-                        width: rows.count / plan.laneCount,
-                        codec: encoder?.codec ?? .exact
-                    ),
-                    contributions: given,
-                    laneValues: rows,
-                    result: UnsafeMutableRawPointer(sum.baseAddress),
-                    feedback: encoder,
-                    floatMode: coord_float_mode()
+        // Of combined lanes there is one sum: what was fed back, the only one, or none.
+        let isOne = plan.combines && (fed != nil || contributions.count != 1)
+        let encoder = settles || sum.isEmpty || thread == nil ? nil : feedback
+        let width = laneValues.count / plan.laneCount
+        let count = isOne ? 1 : contributions.count
+        let outcome = withUnsafeTemporaryAllocation(of: UnsafeRawPointer?.self, capacity: count) { given in
+            for index in 0..<count {
+                let values = isOne ? fed : contributions[index].values.baseAddress
+                given.initializeElement(at: index, to: UnsafeRawPointer(values))
+            }
+            return laneValues.withUnsafeMutableBufferPointer { rows in
+                run(
+                    PostedOperation(
+                        operation: operation,
+                        shape: OperationShape(
+                            elements: sum.count,
+                            width: width,
+                            codec: encoder?.codec ?? .exact
+                        ),
+                        contributions: UnsafeBufferPointer(given),
+                        laneValues: rows,
+                        result: UnsafeMutableRawPointer(sum.baseAddress),
+                        feedback: encoder,
+                        floatMode: coord_float_mode()
+                    )
                 )
-            )
+            }
         }
         if let outcome { throw outcome }
     }
@@ -407,17 +411,15 @@ public final class Group: Sendable {
         var fingerprint = ResultFingerprint()
         let shape = posted.shape
         if let result = posted.result, shape.elements > 0, shape.form.combines {
-            posted.contributions.withUnsafeBufferPointer { leaves in
-                if let leaves = leaves.baseAddress {
-                    plan.tree.combine(
-                        leaves,
-                        into: result,
-                        0..<shape.elements,
-                        shape.form,
-                        mode: posted.floatMode,
-                        &fingerprint
-                    )
-                }
+            if let leaves = posted.contributions.baseAddress {
+                plan.tree.combine(
+                    leaves,
+                    into: result,
+                    0..<shape.elements,
+                    shape.form,
+                    mode: posted.floatMode,
+                    &fingerprint
+                )
             }
         }
         let digest = fingerprint.digest(posted)

@@ -56,7 +56,7 @@ struct PostedOperation: @unchecked Sendable {
     /// What it is, as all members must say.
     var shape: OperationShape
     /// Where the first value of each subtree stands; none where nothing is combined.
-    var contributions: [UnsafeRawPointer?]
+    var contributions: UnsafeBufferPointer<UnsafeRawPointer?>
     var laneValues: UnsafeMutableBufferPointer<Double>
     /// Where the first value of the result stands, or would: of a reduce-scatter only the own segment does.
     var result: UnsafeMutableRawPointer?
@@ -114,7 +114,25 @@ struct ResultFingerprint {
     ///   - range: its values in the whole array; begins on a multiple of 64 bytes.
     ///   - size: bytes of a value.
     mutating func add(_ values: UnsafeRawPointer, _ range: Range<Int>, size: Int) {
-        withWords { coord_fingerprint($0, values, UInt64(range.lowerBound * size), range.count * size) }
+        add(values, from: range.lowerBound * size, count: range.count * size)
+    }
+
+    /// Adds bytes, the first of which has the place `first` in the whole array.
+    mutating func add(_ bytes: UnsafeRawPointer, from first: Int, count: Int) {
+        withWords { coord_fingerprint($0, bytes, UInt64(first), count) }
+    }
+
+    /// Adds the fingerprint of a piece.
+    mutating func add(_ piece: ResultFingerprint) { words &+= piece.words }
+
+    /// For the checksum of a frame: every bit of the sums counts.
+    var folded: UInt32 {
+        var hash: UInt64 = 0
+        for index in words.indices {
+            hash = (hash ^ words[index]) &* 0x9E37_79B9_7F4A_7C15
+            hash ^= hash >> 32
+        }
+        return UInt32(truncatingIfNeeded: hash)
     }
 
     /// Adds a piece, as ``add(_:_:size:)`` does, and copies it to `target`.
@@ -135,17 +153,19 @@ struct ResultFingerprint {
 
     /// The digest of the operation's number and shape, its lane values, and of the result where all hold it.
     func digest(_ posted: PostedOperation) -> Digest {
-        var writer = ByteWriter(capacity: 128)
-        writer.write("coord collectives result")
-        writer.write(posted.operation)
-        writer.write(UInt64(posted.shape.elements))
-        writer.write(UInt64(posted.shape.width))
-        writer.write(UInt64(posted.shape.form.wire))
-        if posted.shape.form.returns {
-            for index in words.indices { writer.write(words[index]) }
-        }
+        let shape = posted.shape
         var builder = DigestBuilder()
-        builder.update(writer.bytes)
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 12) { numbers in
+            numbers.initialize(repeating: 0)
+            numbers[0] = posted.operation.littleEndian
+            numbers[1] = UInt64(shape.elements).littleEndian
+            numbers[2] = UInt64(shape.width).littleEndian
+            numbers[3] = UInt64(shape.form.wire).littleEndian
+            if shape.form.returns {
+                for index in words.indices { numbers[4 + index] = words[index].littleEndian }
+            }
+            builder.update(UnsafeRawBufferPointer(numbers))
+        }
         builder.update(UnsafeRawBufferPointer(posted.laneValues))
         return builder.finish()
     }

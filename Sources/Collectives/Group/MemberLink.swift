@@ -72,10 +72,12 @@ final class MemberLink {
     }
 
     /// Appends a frame; a large payload stays where it is until it is written.
-    func queue(_ header: FrameHeader, _ payload: UnsafeRawBufferPointer) {
+    ///
+    /// - Parameter known: the payload's fingerprint, where it is known.
+    func queue(_ header: FrameHeader, _ payload: UnsafeRawBufferPointer, known: ResultFingerprint? = nil) {
         var header = header
         let place = UnsafeMutableRawBufferPointer(rebasing: outbox[outboxTail..<outbox.count])
-        header.seal(into: place, payload: payload, checked: !isSealed)
+        header.seal(into: place, payload: payload, checked: !isSealed, known: known)
         outboxTail += FrameHeader.byteCount
         if payload.count <= Self.smallPayload {
             if let source = payload.baseAddress {

@@ -8,6 +8,8 @@ final class OperationSlot {
     /// For each member, how many foreign subtrees come before its first one.
     private let foreignBefore: [Int]
     private let foreignCount: Int
+    /// The lanes of each member, in rising order.
+    private let lanes: [[Int]]
 
     private(set) var operation: UInt64?
     private(set) var shape = OperationShape()
@@ -18,7 +20,10 @@ final class OperationSlot {
     private var ownStorage = UnsafeMutableBufferPointer<Double>(start: nil, count: 0)
     /// The own rows, packed, as they are sent.
     private(set) var ownRows = UnsafeBufferPointer<Double>(start: nil, count: 0)
-    var fingerprint = ResultFingerprint()
+    /// Of the result, as far as it stands here.
+    private(set) var fingerprint = ResultFingerprint()
+    /// Of each piece of the own segment that stands.
+    private(set) var pieces: [ResultFingerprint] = []
 
     init(plan: GroupPlan) {
         self.plan = plan
@@ -29,6 +34,7 @@ final class OperationSlot {
         }
         foreignBefore = before
         foreignCount = count
+        lanes = plan.lanes.map(\.lanes)
         ledger = Self.ledger(plan, OperationShape())
     }
     deinit {
@@ -49,9 +55,14 @@ final class OperationSlot {
     /// Makes place for an operation.
     func begin(_ operation: UInt64, _ shape: OperationShape) {
         self.operation = operation
-        self.shape = shape
-        ledger = Self.ledger(plan, shape)
+        if shape == self.shape {
+            ledger.reset()
+        } else {
+            self.shape = shape
+            ledger = Self.ledger(plan, shape)
+        }
         fingerprint = ResultFingerprint()
+        pieces.removeAll(keepingCapacity: true)
         let mine = ledger.segmentation.segment(of: plan.rank).count * shape.form.type.byteCount
         let needed = shape.form.combines ? foreignCount * mine : 0
         if values.count < needed {
@@ -62,12 +73,22 @@ final class OperationSlot {
         if rows.count != rowCount { rows = Array(repeating: 0, count: rowCount) }
     }
 
+    /// Notes the next piece of the own segment.
+    func summed(_ piece: ResultFingerprint) {
+        ledger.summed()
+        fingerprint.add(piece)
+        pieces.append(piece)
+    }
+
+    /// Notes a piece of another member's segment.
+    func took(_ piece: ResultFingerprint) { fingerprint.add(piece) }
+
     /// Forgets the operation, keeps the memory.
     func end() { operation = nil }
 
     /// Takes over the caller's own rows.
     func takeOwnRows(_ source: UnsafeMutableBufferPointer<Double>) {
-        let lanes = plan.lanes[plan.rank].lanes
+        let lanes = lanes[plan.rank]
         let width = shape.width
         if ownStorage.count < lanes.count * width {
             ownStorage.deallocate()
@@ -87,7 +108,7 @@ final class OperationSlot {
     func takeRows(of rank: Int, start: Int, _ bytes: UnsafeRawBufferPointer) {
         let width = shape.width
         guard width > 0 else { return }
-        let lanes = plan.lanes[rank].lanes
+        let lanes = lanes[rank]
         for index in 0..<(bytes.count / 8) {
             let bits = bytes.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self)
             let (row, column) = (start + index).quotientAndRemainder(dividingBy: width)

@@ -61,6 +61,11 @@ final class SharedExchange: @unchecked Sendable {
     /// Where each peer's segment result lies, and how many of its pieces are copied.
     private var results: [UnsafeRawPointer?]
     private var copied: [Int]
+    /// What the operation is, and how its values are cut: mostly as the one before.
+    private var shape = OperationShape()
+    private var segmentation: Segmentation
+    /// The lanes of each member, in rising order.
+    private let lanes: [[Int]]
     /// Bytes of values that were read in others' memory so far.
     private(set) var bytesRead = 0
     /// Leaves of the tree that are others'.
@@ -87,6 +92,8 @@ final class SharedExchange: @unchecked Sendable {
         self.own = own
         self.peers = peers.sorted { $0.rank < $1.rank }
         controls = self.peers.map(\.control)
+        segmentation = shape.form.segmentation(elements: 0, owners: plan.owners)
+        lanes = plan.lanes.map(\.lanes)
         bases = Array(repeating: nil, count: plan.tree.leaves.count)
         leaves = bases
         foreignLeaves = plan.tree.leaves.count { $0.rank != plan.rank }
@@ -133,11 +140,15 @@ final class SharedExchange: @unchecked Sendable {
     ///
     /// - Parameter onReady: called with the digest of the complete result, before the others are told.
     func run(_ posted: PostedOperation, onReady: (Digest) -> Void) -> Outcome {
+        if posted.shape != shape {
+            shape = posted.shape
+            segmentation = shape.form.segmentation(elements: shape.elements, owners: plan.owners)
+        }
         do throws(Exit) {
             try post(posted)
             try meet(posted)
             var fingerprint = ResultFingerprint()
-            if isWhole(posted) {
+            if isWhole {
                 combine(0..<posted.shape.elements, posted, &fingerprint)
             } else {
                 try exchange(posted, &fingerprint)
@@ -159,14 +170,14 @@ final class SharedExchange: @unchecked Sendable {
 
     /// Whether all hold the result that this member holds.
     func verdict(_ operation: UInt64, _ digest: Digest) -> Outcome {
-        var digests: [Digest?] = Array(repeating: nil, count: plan.memberCount)
         var isAlike = true
         for peer in peers {
             guard let theirs = peer.control.ready(of: operation) else { return .stopped }
-            digests[peer.rank] = theirs
             isAlike = isAlike && theirs == digest
         }
         if isAlike { return .committed }
+        var digests: [Digest?] = Array(repeating: nil, count: plan.memberCount)
+        for peer in peers { digests[peer.rank] = peer.control.ready(of: operation) }
         digests[plan.rank] = digest
         let odd = Resolution.oddOnes(digests)
         return .failed(
@@ -183,18 +194,17 @@ final class SharedExchange: @unchecked Sendable {
 
     /// Tells the others where the own parts lie; what is not in the arena is copied there.
     private func post(_ posted: PostedOperation) throws(Exit) {
-        let lanes = plan.lanes[plan.rank]
-        let shape = posted.shape, size = shape.form.type.byteCount
-        let segment = segmentation(posted).segment(of: plan.rank)
+        let size = shape.form.type.byteCount
+        let segment = segmentation.segment(of: plan.rank)
         func isShared(_ pointer: UnsafeRawPointer?, _ byteCount: Int) -> Bool {
             pointer.map { arena.offset(of: $0, byteCount: byteCount) != nil } ?? true
         }
         func lines(_ byteCount: Int) -> Int { (byteCount + 63) / 64 * 64 }
-        let rowBytes = lines(lanes.count * shape.width * 8)
+        let rowBytes = lines(lanes[plan.rank].count * shape.width * 8)
         let strangers = posted.contributions.count { !isShared($0, shape.byteCount) }
         let result = posted.result(at: segment.lowerBound)
         // The others read it only where they do not combine everything themselves, or nobody but this member does.
-        let returnsResult = shape.form.returns && !isWhole(posted)
+        let returnsResult = shape.form.returns && !isWhole
         let sharesResult = !returnsResult || isShared(UnsafeRawPointer(result), segment.count * size)
         try reserve(
             rowBytes + strangers * lines(shape.byteCount) + (sharesResult ? 0 : lines(segment.count * size))
@@ -204,7 +214,7 @@ final class SharedExchange: @unchecked Sendable {
         own.write(UInt64(shape.width), at: ControlBlock.width)
         own.write(UInt64(shape.form.wire), at: ControlBlock.form)
         own.write(place(free), at: ControlBlock.rows)
-        copyRows(of: lanes, posted, to: free)
+        copyRows(posted, to: free)
         free += rowBytes
         for (index, values) in posted.contributions.enumerated() {
             guard let values else { continue }
@@ -232,9 +242,9 @@ final class SharedExchange: @unchecked Sendable {
         UInt64(pointer - UnsafeRawPointer(arena.region.base))
     }
 
-    private func copyRows(of lanes: LaneSet, _ posted: PostedOperation, to target: UnsafeMutableRawPointer) {
-        let width = posted.shape.width
-        for (index, lane) in lanes.lanes.enumerated() {
+    private func copyRows(_ posted: PostedOperation, to target: UnsafeMutableRawPointer) {
+        let width = shape.width
+        for (index, lane) in lanes[plan.rank].enumerated() {
             for column in 0..<width {
                 target.storeBytes(
                     of: posted.laneValues[lane * width + column].bitPattern,
@@ -261,13 +271,12 @@ final class SharedExchange: @unchecked Sendable {
     /// Waits until all have posted; finds their parts and takes their rows.
     private func meet(_ posted: PostedOperation) throws(Exit) {
         for peer in peers { try wait(peer, ControlBlock.posted, posted.operation + 1) }
-        let segmentation = segmentation(posted)
-        let shape = posted.shape, width = shape.width, size = shape.form.type.byteCount
+        let width = shape.width, size = shape.form.type.byteCount
         for (index, peer) in peers.enumerated() {
-            try agree(peer, posted)
-            let lanes = plan.lanes[peer.rank]
+            try agree(peer, posted.operation)
+            let lanes = lanes[peer.rank]
             let rows = try find(peer, ControlBlock.rows, lanes.count * width * 8)
-            for (row, lane) in lanes.lanes.enumerated() {
+            for (row, lane) in lanes.enumerated() {
                 for column in 0..<width {
                     let at = (row * width + column) * 8
                     let bits = rows.loadUnaligned(fromByteOffset: at, as: UInt64.self)
@@ -275,7 +284,7 @@ final class SharedExchange: @unchecked Sendable {
                 }
             }
             let segment = segmentation.segment(of: peer.rank)
-            if shape.form.returns, !isWhole(posted), !segment.isEmpty {
+            if shape.form.returns, !isWhole, !segment.isEmpty {
                 results[index] = try find(peer, ControlBlock.result, segment.count * size)
             }
             copied[index] = 0
@@ -292,8 +301,7 @@ final class SharedExchange: @unchecked Sendable {
     }
 
     /// Whether a member does the same operation.
-    private func agree(_ peer: Peer, _ posted: PostedOperation) throws(Exit) {
-        let shape = posted.shape
+    private func agree(_ peer: Peer, _ operation: UInt64) throws(Exit) {
         let (elements, width, form) = (
             peer.control.read(ControlBlock.elements), peer.control.read(ControlBlock.width),
             peer.control.read(ControlBlock.form)
@@ -306,7 +314,7 @@ final class SharedExchange: @unchecked Sendable {
         throw .failed(
             CollectivesError(
                 .mismatch,
-                "operation \(posted.operation) is \(what ?? "something else"), rows of \(width), at rank "
+                "operation \(operation) is \(what ?? "something else"), rows of \(width), at rank "
                     + "\(peer.rank), \(shape) here",
                 ranks: [peer.rank]
             )
@@ -326,20 +334,13 @@ final class SharedExchange: @unchecked Sendable {
 
     // MARK: Values
 
-    private func segmentation(_ posted: PostedOperation) -> Segmentation {
-        posted.shape.form.segmentation(elements: posted.shape.elements, owners: plan.owners)
-    }
-
     /// Whether every member combines the whole array for itself.
-    private func isWhole(_ posted: PostedOperation) -> Bool {
-        posted.shape.form.kind == .allReduce && posted.shape.byteCount <= Self.wholeLimit
-    }
+    private var isWhole: Bool { shape.form.kind == .allReduce && shape.byteCount <= Self.wholeLimit }
 
     /// Sums the own segment and copies the others', piece by piece, while what was written last is still near.
     private func exchange(_ posted: PostedOperation, _ fingerprint: inout ResultFingerprint) throws(Exit) {
-        let segmentation = segmentation(posted)
         let segment = segmentation.segment(of: plan.rank)
-        let size = posted.shape.form.type.byteCount
+        let size = shape.form.type.byteCount
         for index in 0..<segmentation.pieceCount(of: plan.rank) {
             let piece = segmentation.piece(index, of: plan.rank)
             combine(piece, posted, &fingerprint)
@@ -350,7 +351,7 @@ final class SharedExchange: @unchecked Sendable {
             own.publish(UInt64(index + 1), at: ControlBlock.pieces, wakes: controls)
             for at in peers.indices { copy(at, posted, &fingerprint) }
         }
-        guard posted.shape.form.returns else { return }
+        guard shape.form.returns else { return }
         for (at, peer) in peers.enumerated() {
             while copied[at] < segmentation.pieceCount(of: peer.rank) {
                 try wait(peer, ControlBlock.pieces, UInt64(copied[at] + 1))
@@ -361,8 +362,8 @@ final class SharedExchange: @unchecked Sendable {
 
     /// Copies what a member has summed meanwhile.
     private func copy(_ at: Int, _ posted: PostedOperation, _ fingerprint: inout ResultFingerprint) {
-        guard posted.shape.form.returns else { return }
-        let peer = peers[at], segmentation = segmentation(posted), size = posted.shape.form.type.byteCount
+        guard shape.form.returns else { return }
+        let peer = peers[at], size = shape.form.type.byteCount
         let segment = segmentation.segment(of: peer.rank)
         let due = min(UInt64(segmentation.pieceCount(of: peer.rank)), peer.control.read(ControlBlock.pieces))
         guard due > copied[at], let result = results[at] else { return }
@@ -381,7 +382,7 @@ final class SharedExchange: @unchecked Sendable {
         _ posted: PostedOperation,
         _ fingerprint: inout ResultFingerprint
     ) {
-        let form = posted.shape.form, size = form.type.byteCount
+        let form = shape.form, size = form.type.byteCount
         guard let target = posted.result(at: range.lowerBound), !range.isEmpty else { return }
         guard form.combines else { return fingerprint.add(target, range, size: size) }
         bytesRead += range.count * size * foreignLeaves
