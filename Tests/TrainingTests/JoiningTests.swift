@@ -42,14 +42,13 @@ private final class HearingExchange: GradientExchange {
     private(set) var next: UInt64
     private(set) var waited: UInt64?
     private(set) var hasCaughtUp = false
-    private let works: Bool
 
     /// - Parameter works: gets all lanes once it has caught up.
     init(_ other: RecordingExchange, from first: UInt64, arrives: UInt64, works: Bool) throws {
         everything = works ? other.lanes : LaneSet()
         heard = other.operations
         state = try CheckpointState.read(files: try #require(other.copy).files())
-        (next, self.arrives, self.works) = (first, arrives, works)
+        (next, self.arrives) = (first, arrives)
     }
 
     func takeState(waits: Bool) throws -> CheckpointState? {
