@@ -86,8 +86,6 @@ struct RunMachine: Sendable {
     private static let maximumRelinks = 5
     /// How long to wait for the news that explains a broken link.
     static let relinkPatience = Duration.milliseconds(500)
-    /// How long members wait for a host whose relay connection is gone, while another host still answers.
-    private static let relayPatience = Duration.seconds(60)
     /// Links that held so long are as good as new: their breaking is not counted with what was before.
     private static let steady = Duration.seconds(60)
     /// A member that says nothing over a relay is linked anew so often: the way may be what broke.
@@ -108,7 +106,7 @@ struct RunMachine: Sendable {
     /// How many hosts' ways are being found out.
     private var searches: Int
     /// Hosts without a relay connection to this machine.
-    private var unrelayed: Set<String> = []
+    var unrelayed: Set<String> = []
     /// The members of the generation in force.
     var planned: Set<Int> = []
     /// When the event in hand happened.
@@ -118,14 +116,14 @@ struct RunMachine: Sendable {
     private var relinks = 0
     var relinkAt: ContinuousClock.Instant?
     /// When members stop waiting for relay connections.
-    private var relayDeadline: ContinuousClock.Instant?
+    var relayDeadline: ContinuousClock.Instant?
     /// A member said nothing over a relay, in the generation in force.
     private var isSilent = false
     /// The same, since links last held.
     private var wasSilent = false
     var suspect: (member: Int, reason: String)?
     private var failure: (message: String, hint: String?)?
-    private var lastLoss: String?
+    var lastLoss: String?
     var balance = LaneBalance()
     /// Lanes do not follow the measured speed.
     let isFixed: Bool
@@ -379,53 +377,6 @@ struct RunMachine: Sendable {
     }
 
     private var isRouting: Bool { searches > 0 }
-
-    private func isRelayed(_ one: Int, _ other: Int) -> Bool {
-        guard let one = members[one]?.host, let other = members[other]?.host else { return false }
-        let pair = PeerRoute(one, other, .direct)
-        return routes.contains { route in
-            guard case .relay = route.way else { return false }
-            return route.first == pair.first && route.second == pair.second
-        }
-    }
-
-    /// Hosts that members work on and whose relay connection to this machine is missing.
-    private var missingRelays: Set<String> {
-        let working = Set(members.values.filter { $0.address != nil }.map(\.host))
-        let needed = routes.filter {
-            $0.needsCoordinator && working.contains($0.first) && working.contains($0.second)
-        }
-        return unrelayed.intersection(needed.flatMap { [$0.first, $0.second] })
-    }
-
-    /// True when no host that works has all the relay connections that it needs.
-    private var isWithoutRelays: Bool {
-        let missing = missingRelays
-        return members.values.allSatisfy { $0.address == nil || missing.contains($0.host) }
-    }
-
-    /// Lets members wait for hosts whose relay connection is missing; gives those hosts up when that takes too long.
-    private mutating func waitForRelays(_ missing: Set<String>) -> [Action] {
-        let deadline = relayDeadline ?? now + Self.relayPatience
-        relayDeadline = deadline
-        relinkAt = deadline
-        guard now >= deadline else { return [] }
-        // With nobody left to go on, waiting costs nothing.
-        guard !isWithoutRelays else {
-            relayDeadline = now + Self.relayPatience
-            relinkAt = relayDeadline
-            return []
-        }
-        relayDeadline = nil
-        let reason = "no relay connection to \(missing.sorted().joined(separator: ", "))"
-        let gone = members.filter { missing.contains($0.value.host) && $0.value.address != nil }.keys.sorted()
-        for number in gone {
-            members[number]?.state = .gone(reason: reason)
-            members[number]?.lanes = LaneSet()
-        }
-        lastLoss = reason
-        return gone.map { .expel(member: $0, reason: reason) } + next("lost: \(reason)")
-    }
 
     private mutating func relink() -> [Action] {
         let missing = missingRelays
