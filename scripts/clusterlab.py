@@ -194,6 +194,8 @@ class Lab:
         return found
 
     def show_logs(self):
+        if self.file.exists():
+            print("--- events\n" + self.coord("events", expect=None).stdout)
         for log in sorted(self.folder.rglob("*.log")):
             text = log.read_text(errors="replace").strip()
             if text:

@@ -137,6 +137,18 @@ import Wire
         #expect(counts[1] >= 1 && counts[1] <= 3)
     }
 
+    @Test func whoHasNoLanesIsTriedAgainHoweverSlowItWas() throws {
+        var machine = try running(["a", "b"], lanes: 16)
+        _ = report(&machine, slower: 1, from: 0, times: 2)
+        let late = RunMachine.Event.late(reporter: 0, generation: 1, members: [1], .milliseconds(400))
+        _ = try plan(machine.handle(late, now: start + .seconds(1)))
+        // What it had measured before it heard of the new generation: too slow for a single lane.
+        let pace = LanePace(threads: 1, lanes: 8, seconds: 60)
+        _ = machine.handle(.pace(member: 1, generation: 1, pace), now: start + .seconds(1.1))
+        let next = try plan(report(&machine, slower: 1, from: 8, times: 40))
+        #expect(next.members.map(\.lanes.count) == [8, 8])
+    }
+
     @Test func whatNobodyElseCanTakeIsWaitedFor() throws {
         var machine = try running(["a", "b"], lanes: 16)
         _ = report(&machine, slower: 1, from: 0, times: 2)

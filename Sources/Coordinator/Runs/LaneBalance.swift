@@ -15,8 +15,8 @@ struct LaneBalance: Sendable {
     private static let longestRest = Duration.seconds(60)
 
     private var paces: [Int: LanePace] = [:]
-    /// Members whose lanes others took over, and that were not measured since.
-    private var lateSince: [Int: ContinuousClock.Instant] = [:]
+    /// Since when members have no lanes: whoever computes nothing is not measured either.
+    private var idleSince: [Int: ContinuousClock.Instant] = [:]
     private var agreeing = 0
     private var lastLook: ContinuousClock.Instant?
     private var lastMove: ContinuousClock.Instant?
@@ -26,7 +26,6 @@ struct LaneBalance: Sendable {
     mutating func note(_ pace: LanePace, of member: Int) {
         guard pace.secondsPerRound.isFinite, pace.secondsPerRound > 0 else { return }
         paces[member] = pace
-        lateSince[member] = nil
     }
 
     /// The paces of some members; one that was not measured yet is taken to be as fast as the others on average.
@@ -66,7 +65,6 @@ struct LaneBalance: Sendable {
         for member in late {
             let (threads, lanes) = (paces[member]?.threads ?? 1, held[member]?.count ?? 1)
             paces[member] = LanePace(threads: threads, lanes: lanes, seconds: done + wait)
-            lateSince[member] = now
         }
         moved(now)
         return true
@@ -78,10 +76,7 @@ struct LaneBalance: Sendable {
     mutating func look(_ held: [Int: LaneSet], laneCount: Int, now: ContinuousClock.Instant) -> [Int: Int]? {
         if let lastLook, now - lastLook < Self.lookInterval { return nil }
         lastLook = now
-        // What was late once is tried again, ever more rarely while it comes to nothing.
-        for (member, since) in lateSince where now - since > rest * 2 {
-            (paces[member], lateSince[member]) = (nil, nil)
-        }
+        forgetTheIdle(held, now)
         let members = held.keys.sorted()
         guard members.count > 1, members.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
             return nil
@@ -98,6 +93,17 @@ struct LaneBalance: Sendable {
         guard agreeing >= Self.looks else { return nil }
         moved(now)
         return Dictionary(uniqueKeysWithValues: zip(members, better))
+    }
+
+    /// Whoever was too slow for any lane is tried again, ever more rarely while it comes to nothing.
+    private mutating func forgetTheIdle(_ held: [Int: LaneSet], _ now: ContinuousClock.Instant) {
+        idleSince = Dictionary(
+            uniqueKeysWithValues: held.filter(\.value.isEmpty).map { ($0.key, idleSince[$0.key] ?? now) }
+        )
+        for (member, since) in idleSince where now - since > rest * 2 {
+            paces[member] = nil
+            idleSince[member] = now
+        }
     }
 
     /// What has to be moved again soon was not worth much: the next move waits twice as long.
