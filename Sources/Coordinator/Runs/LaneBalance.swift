@@ -10,13 +10,13 @@ struct LaneBalance: Sendable {
     /// So many looks in a row must say so, this far apart at least.
     private static let looks = 3
     private static let lookInterval = Duration.milliseconds(200)
-    /// How long lanes stay where they are after a move, at first and at most.
+    /// How long lanes stay where they are after a move, and a member without any, at first and at most.
     private static let shortestRest = Duration.seconds(2)
     private static let longestRest = Duration.seconds(60)
 
     private var paces: [Int: LanePace] = [:]
-    /// Since when members have no lanes: whoever computes nothing is not measured either.
-    private var idleSince: [Int: ContinuousClock.Instant] = [:]
+    /// Members without lanes: whoever computes nothing is not measured either.
+    private var idle: [Int: Idleness] = [:]
     private var agreeing = 0
     private var lastLook: ContinuousClock.Instant?
     private var lastMove: ContinuousClock.Instant?
@@ -66,8 +66,23 @@ struct LaneBalance: Sendable {
             let (threads, lanes) = (paces[member]?.threads ?? 1, held[member]?.count ?? 1)
             paces[member] = LanePace(threads: threads, lanes: lanes, seconds: done + wait)
         }
-        moved(now)
+        (lastMove, agreeing) = (now, 0)
         return true
+    }
+
+    /// How long a member has had no lanes, and how long that may last.
+    private struct Idleness {
+        var begin: ContinuousClock.Instant
+        var patience = shortestRest
+        /// When it was given lanes again.
+        var end: ContinuousClock.Instant?
+
+        /// The same while it lasts; a new one, twice as long, of a member that lost its lanes again soon.
+        func goingOn(_ now: ContinuousClock.Instant) -> Idleness {
+            guard let end else { return self }
+            let isSoon = now - end < longestRest
+            return Idleness(begin: now, patience: isSoon ? min(patience * 2, longestRest) : shortestRest)
+        }
     }
 
     /// Looks at the members of a generation: how many lanes each should have; nil while all stays as it is.
@@ -76,7 +91,7 @@ struct LaneBalance: Sendable {
     mutating func look(_ held: [Int: LaneSet], laneCount: Int, now: ContinuousClock.Instant) -> [Int: Int]? {
         if let lastLook, now - lastLook < Self.lookInterval { return nil }
         lastLook = now
-        forgetTheIdle(held, now)
+        let isTrying = triesAgain(held, now)
         let members = held.keys.sorted()
         guard members.count > 1, members.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
             return nil
@@ -89,21 +104,33 @@ struct LaneBalance: Sendable {
             return nil
         }
         agreeing += 1
-        if let lastMove, now - lastMove < rest { return nil }
         guard agreeing >= Self.looks else { return nil }
-        moved(now)
+        if !isTrying {
+            if let lastMove, now - lastMove < rest { return nil }
+            moved(now)
+        }
+        agreeing = 0
         return Dictionary(uniqueKeysWithValues: zip(members, better))
     }
 
     /// Whoever was too slow for any lane is tried again, ever more rarely while it comes to nothing.
-    private mutating func forgetTheIdle(_ held: [Int: LaneSet], _ now: ContinuousClock.Instant) {
-        idleSince = Dictionary(
-            uniqueKeysWithValues: held.filter(\.value.isEmpty).map { ($0.key, idleSince[$0.key] ?? now) }
-        )
-        for (member, since) in idleSince where now - since > rest * 2 {
-            paces[member] = nil
-            idleSince[member] = now
+    ///
+    /// - Returns: whether somebody without lanes is taken to be as fast as the others again.
+    private mutating func triesAgain(_ held: [Int: LaneSet], _ now: ContinuousClock.Instant) -> Bool {
+        var isTrying = false
+        for (member, lanes) in held {
+            guard lanes.isEmpty else {
+                if idle[member]?.end == nil { idle[member]?.end = now }
+                continue
+            }
+            let times = idle[member]?.goingOn(now) ?? Idleness(begin: now)
+            idle[member] = times
+            if now - times.begin > times.patience {
+                paces[member] = nil
+                isTrying = true
+            }
         }
+        return isTrying
     }
 
     /// What has to be moved again soon was not worth much: the next move waits twice as long.
@@ -111,6 +138,5 @@ struct LaneBalance: Sendable {
         let isSoon = lastMove.map { now - $0 < rest * 4 } ?? false
         rest = isSoon ? min(rest * 2, Self.longestRest) : Self.shortestRest
         lastMove = now
-        agreeing = 0
     }
 }
