@@ -217,6 +217,18 @@ struct DecisionTests {
     }
 
     @Test
+    func halfASecondOfPauseIsNoLossAndASecondIs() {
+        let start = ContinuousClock.now
+        var watch = SilenceWatch(members: 2, limit: .seconds(1), now: start)
+        watch.heard(1, at: start)
+        // Stopped just before its next sign of life, for 0.5 s, and heard a little later.
+        for milliseconds in stride(from: 20, through: 900, by: 20) {
+            #expect(watch.look(awaited: [1], at: start + .milliseconds(milliseconds)).isEmpty)
+        }
+        #expect(watch.look(awaited: [1], at: start + .seconds(1)) == [1])
+    }
+
+    @Test
     func theOwnPauseIsNotHeldAgainstTheOthers() {
         let start = ContinuousClock.now
         var watch = SilenceWatch(members: 2, limit: .seconds(3), now: start)

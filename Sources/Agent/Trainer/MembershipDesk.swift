@@ -156,6 +156,23 @@ final class MembershipDesk: Sendable {
         council.withLock { $0 }?.send(bytes, from: start.member, to: address, proving: key)
     }
 
+    /// Whether nothing comes from a member of a plan for so long as silence is borne there; blocks that long.
+    ///
+    /// One that this host can't dial is never found silent: others look after it.
+    func isSilent(_ member: GenerationPlan.Member, in plan: GenerationPlan) -> Bool {
+        guard let host = plan.members.first(where: { $0.member == start.member })?.host else { return false }
+        if case .dialled(let dialler) = plan.way(between: host, and: member.host), dialler != host {
+            return false
+        }
+        guard let council = council.withLock({ $0 }) else { return false }
+        return council.isSilent(
+            at: member.address,
+            for: plan.silenceLimit,
+            asking: plan.view.key,
+            from: start.member
+        )
+    }
+
     // MARK: Plans
 
     private func known(_ view: GenerationView) -> GenerationPlan? { state.withLock { $0.plans[view.key] } }

@@ -315,6 +315,7 @@ final class NetworkExchange: GradientExchange {
                         plan.members.indices.filter { plan.owners.contains(plan.members[$0].member) }
                     ),
                     options: options,
+                    isSilent: { [desk] rank in desk.isSilent(plan.members[rank], in: plan) },
                     onWait: { [report, commands] wait in
                         guard commands.newest == plan.number else { return }
                         report(

@@ -105,11 +105,13 @@ public final class Group: Sendable {
     ///   - owners: the ranks that sum a segment each, the same for all members; empty = all. Members that meet the others
     ///     only over one of them then exchange nothing but digests with each other.
     ///   - options: what may be tuned.
+    ///   - isSilent: asked for members that do not come, on threads of their own: whether they say nothing at all for as
+    ///     long as that is borne. Such a one is waited for no longer.
     ///   - onFailure: called once, on the group's thread, when the group can't go on; must not block or close the
     ///     group. Not called for ``abort(_:)`` and ``close()`` on this side.
     ///   - onWait: called on the group's thread when members that have lanes keep this one waiting, first after 0.2 to
     ///     0.4 s, then each time that the wait has doubled; must not block or close the group.
-    /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: those missing), `.handshakeRefused`, `.mismatch`,
+    /// - Throws: ``CollectivesError`` `.deadlineExceeded`, `.peerSilent` (ranks: those missing), `.handshakeRefused`, `.mismatch`,
     ///   `.diverged`, `.aborted` (``Endpoint/abandon(generation:of:)``), `.closed`, `.system`.
     /// - Cost: P - 1 links, one thread, 0.4 MiB a link.
     public static func open(
@@ -125,6 +127,7 @@ public final class Group: Sendable {
         dials: Set<Int>? = nil,
         owners: Set<Int> = [],
         options: Options = Options(),
+        isSilent: (@Sendable (_ rank: Int) -> Bool)? = nil,
         onFailure: (@Sendable (CollectivesError) -> Void)? = nil,
         onWait: (@Sendable (GroupWait) -> Void)? = nil
     ) throws(CollectivesError) -> Group {
@@ -168,6 +171,7 @@ public final class Group: Sendable {
             dials: dials ?? Set(0..<rank),
             offer: offer,
             sealing: options.sealing,
+            lookout: isSilent.map { Lookout(now: .now, pause: options.silenceLimit / 2, isSilent: $0) },
             deadline: deadline
         )
         do throws(CollectivesError) {

@@ -44,6 +44,7 @@ struct Meeting {
     private let offer: MemoryOffer?
     private let sealing: LinkSealing
     private let deadline: ContinuousClock.Instant
+    private let lookout: Lookout?
     private var attempts: [Attempt] = []
     private var met: [Int: Met] = [:]
     private var redialAt: [Int: ContinuousClock.Instant] = [:]
@@ -56,6 +57,7 @@ struct Meeting {
         _ dials: Set<Int>,
         _ offer: MemoryOffer?,
         _ sealing: LinkSealing,
+        _ lookout: Lookout?,
         _ deadline: ContinuousClock.Instant
     ) {
         self.endpoint = endpoint
@@ -64,6 +66,7 @@ struct Meeting {
         self.dials = dials
         self.offer = offer
         self.sealing = sealing
+        self.lookout = lookout
         self.deadline = deadline
     }
 
@@ -74,9 +77,10 @@ struct Meeting {
     ///   - dials: the ranks to dial; the others are waited for.
     ///   - offer: what those on this machine may map.
     ///   - sealing: which links are encrypted.
+    ///   - lookout: finds those who will never come.
     /// - Returns: the others by rank; the caller owns the links.
-    /// - Throws: ``CollectivesError`` `.deadlineExceeded` (ranks: the missing), `.handshakeRefused`, `.mismatch`,
-    ///   `.aborted`, `.closed`; nothing stays open.
+    /// - Throws: ``CollectivesError`` `.deadlineExceeded`, `.peerSilent` (ranks: the missing), `.handshakeRefused`,
+    ///   `.mismatch`, `.aborted`, `.closed`; nothing stays open.
     static func meet(
         endpoint: Endpoint,
         context: Handshake.Context,
@@ -84,11 +88,12 @@ struct Meeting {
         dials: Set<Int>,
         offer: MemoryOffer? = nil,
         sealing: LinkSealing = .betweenMachines,
+        lookout: Lookout? = nil,
         deadline: ContinuousClock.Instant
     ) throws(CollectivesError) -> [Int: Met] {
         let run = FrameHeader.runNumber(context.run)
         let arrivals = try endpoint.register(run: run, generation: context.generation)
-        var meeting = Meeting(endpoint, context, addresses, dials, offer, sealing, deadline)
+        var meeting = Meeting(endpoint, context, addresses, dials, offer, sealing, lookout, deadline)
         do throws(CollectivesError) {
             try meeting.run(arrivals)
         } catch {
@@ -116,10 +121,12 @@ struct Meeting {
                 )
             }
             for arrival in waiting { answer(arrival) }
+            let silent = lookout?.look(absent, at: now, wake: arrivals.wake) ?? []
+            guard silent.isEmpty else { throw silence(of: silent) }
 
             polls.clear()
             polls.add(arrivals.wake.descriptor, read: true, write: false)
-            var next = deadline
+            var next = min(deadline, lookout?.next ?? deadline)
             for time in redialAt.values { next = min(next, time) }
             for attempt in attempts {
                 let writes = attempt.sent < attempt.outgoing.count
@@ -229,8 +236,19 @@ struct Meeting {
         redialAt[rank] = .now + .milliseconds(25)
     }
 
+    private var absent: [Int] { addresses.indices.filter { $0 != context.rank && met[$0] == nil } }
+
+    private func silence(of ranks: [Int]) -> CollectivesError {
+        let list = ranks.map { "\($0) (\(addresses[$0]))" }.joined(separator: ", ")
+        return CollectivesError(
+            .peerSilent,
+            "nothing came from rank \(list) while generation \(context.generation) opened",
+            ranks: ranks
+        )
+    }
+
     private func missing() -> CollectivesError {
-        let ranks = addresses.indices.filter { $0 != context.rank && met[$0] == nil }
+        let ranks = absent
         let list = ranks.map { rank in
             let reason = lastTrouble[rank].map { ": \($0)" } ?? ""
             return "\(rank) (\(addresses[rank])\(reason))"

@@ -110,6 +110,23 @@ public final class Council: Sendable {
         }
     }
 
+    /// Whether nothing at all comes from an address for so long: no challenge to a message, no refusal, no end.
+    ///
+    /// A process that is stopped and a host that is gone say nothing; one that computes has threads that answer, and one
+    /// that has ended is refused by its kernel. Blocks that long.
+    public func isSilent(at address: String, for limit: Duration, asking key: Key, from sender: Int) -> Bool {
+        guard let link = try? transport.connect(to: address) else { return false }
+        defer { link.close() }
+        let opening = Opening(run: run, key: key, sender: sender, length: 0)
+        // Each half has the whole time: a pause of this process before it asked is not held against the other.
+        var deadline = ContinuousClock.now + limit
+        if LinkBytes.write(opening.bytes, to: link, until: deadline) {
+            deadline = .now + limit
+            if LinkBytes.read(32, from: link, until: deadline) != nil { return false }
+        }
+        return ContinuousClock.now >= deadline
+    }
+
     private func take(_ link: any Link, _ opening: Opening) {
         let secret: Redacted<[UInt8]>? = state.withLock { state in
             guard opening.run == run, state.inFlight < Self.maxInFlight,
