@@ -8,8 +8,8 @@ extension ClusterFile {
         #
         # Unknown keys are errors. Names may look like numbers (`3090:`, `host: 3090`). Paths start from the folder of
         # this file. Secrets never stand here: name the key file, or the environment variable that holds the token.
-        # A line that begins with `# model:`, `# loss:`, `# optimizer:`, `# schedule:` or `# kernels:` is an
-        # alternative to the line above it, and shows the defaults of its type.
+        # A line that begins with `# model:`, `# loss:`, `# normalize:`, `# optimizer:`, `# schedule:`, `# kernels:` or
+        # `# exchange:` is an alternative to the line above it, and shows the defaults of its type.
         #
         # Read and checked, but without effect yet: `gpus`, `watts`, `listen` and `peer` of a host, `python`.
 
@@ -101,6 +101,17 @@ extension ClusterFile {
           # What happens to images before they are trained on: a list of names, or of types with more, in this order, as
           # `augment: [ { type: crop, padding: 4 }, flip, mixup ]`. docs/guides/data.md lists them. Default: nothing.
           augment: []
+          # Which samples an epoch is made of: `uniform`, each one once, or `balanced`, all classes equally often, for data
+          # that have few samples of some class: those come several times an epoch. Default: uniform
+          sampling: uniform
+          # What inputs are normalised with, by name or by `type`. Default: measured
+          #   measured     mean and deviation of the training samples, one a channel of images, else one for all features
+          #   none         nothing: an image's bytes are 0 to 255
+          #   given        `mean` and `std`, a number each for as many; of an image's bytes as if those were 0 to 1, as in
+          #                torchvision
+          normalize: measured
+          # normalize: none
+          # normalize: { type: given, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
           epochs: 10                            # passes over the training data, at least 1. Default: 10
           batch: 64                             # samples in a step, over all lanes and hosts. Default: 64
           # Parts that a batch is cut into, each computed by one worker thread; a power of two up to 64 that divides

@@ -48,6 +48,10 @@ struct RunReader {
         // The plain one has no parameter of effect: a record without it is the same record as before there was a choice.
         run.loss = loss == TypeTable.losses.complete("cross_entropy") ? nil : loss
         run.augment = augment(section)
+        let sampling = section.choice("sampling", Sampling.self)
+        run.sampling = sampling == .uniform ? nil : sampling
+        let normalize = section.value("normalize").flatMap { TypeTable.normalizations.item($0, section) }
+        run.normalize = normalize?.type == TypeTable.normalizations.fallback ? nil : normalize
         if let parts = section.integer("accumulate", in: 1...65536), parts > 1 {
             run.accumulate = parts
             let share = run.batch / run.lanes

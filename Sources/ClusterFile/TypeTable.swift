@@ -124,6 +124,14 @@ struct TypeTable {
         fallback: "sync"
     )
 
+    static let normalizations = TypeTable(
+        types: [
+            ("measured", []), ("none", []),
+            ("given", [Parameter("mean", .numbers(.any), nil), Parameter("std", .numbers(.positive), nil)]),
+        ],
+        fallback: "measured"
+    )
+
     private static let warmup = Parameter("warmup_steps", .integer(0...1_000_000_000), .integer(0))
 
     /// Reads `{ type: …, … }` and fills in the defaults; nil after a problem that leaves nothing to go on with.

@@ -2,6 +2,8 @@
 public protocol SampleSource: Sendable {
     /// Shape of one sample: `[features]` or `[C, H, W]`.
     var shape: [Int] { get }
+    /// What stands for 1 in the raw values: 255 where they are an image's bytes.
+    var unit: Float { get }
     /// The names of the classes, in label order.
     var classes: [String] { get }
     /// Steps in an epoch: the longest lane decides.
@@ -38,6 +40,9 @@ public protocol SampleSource: Sendable {
 }
 
 extension SampleSource {
+    /// Numbers stand for themselves.
+    public var unit: Float { 1 }
+
     /// The raw values.
     public func read(
         _ index: Int,

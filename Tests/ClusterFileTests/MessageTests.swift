@@ -117,6 +117,14 @@ struct MessageTests {
             "loss: { class_weights: [1, -2] }",
             "4:69: `run.loss.class_weights[1]` must be 0 or greater, not -2"
         ),
+        (
+            "sampling: balance",
+            "4:52: `run.sampling` must be uniform or balanced, not `balance`; did you mean `balanced`?"
+        ),
+        (
+            "normalize: { type: given, mean: [0.5], std: [0] }",
+            "4:87: `run.normalize.std[0]` must be greater than 0, not 0"
+        ),
         ("averaging: 1", "4:53: `run.averaging` must be at least 0 and less than 1, not 1"),
         (
             "batch: 8, lanes: 4, accumulate: 3",

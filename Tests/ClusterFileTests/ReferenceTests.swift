@@ -27,7 +27,10 @@ struct ReferenceTests {
             let text = line.drop { $0 == " " }
             guard text.hasPrefix("# ") else { return nil }
             let key = text.dropFirst(2).prefix { $0 != ":" }
-            guard ["model", "loss", "optimizer", "schedule", "kernels", "exchange"].contains(String(key)),
+            guard
+                ["model", "loss", "normalize", "optimizer", "schedule", "kernels", "exchange"].contains(
+                    String(key)
+                ),
                 line.hasPrefix("  ")
             else { return nil }
             return String(text.dropFirst(2))
@@ -36,7 +39,7 @@ struct ReferenceTests {
 
     @Test func itParsesAndSoDoesEachAlternative() throws {
         _ = try ClusterFile.parse(text: ClusterFile.reference, path: "reference")
-        #expect(alternatives.count == 28)
+        #expect(alternatives.count == 30)
         for alternative in alternatives {
             let reading = reading(alternative: alternative)
             _ = ClusterFile.read(reading)
@@ -77,11 +80,13 @@ struct ReferenceTests {
     @Test func everyTypeAndParameterStandsInIt() {
         for (key, table) in [
             ("model", TypeTable.models), ("optimizer", .optimizers), ("schedule", .schedules),
-            ("loss", .losses),
+            ("loss", .losses), ("normalize", .normalizations),
         ] {
             for type in table.types {
                 let live = lines.map { $0.drop { $0 == " " } }.map(String.init)
-                let line = (alternatives + live).first { $0.hasPrefix("\(key): { type: \(type.name)") }
+                let line = (alternatives + live).first {
+                    $0.hasPrefix("\(key): { type: \(type.name)") || $0 == "\(key): \(type.name)"
+                }
                 #expect(line != nil, "\(key) \(type.name)")
                 for parameter in type.parameters
                 where !["clip_norm", "class_weights", "weight_decay_on"].contains(parameter.name) {
@@ -140,8 +145,8 @@ struct ReferenceTests {
             """
         #expect(try ClusterFile.parse(text: bare, path: "b").run == run)
         for alternative in alternatives where !alternative.hasPrefix("kernels") {
-            // Its layers are no default.
-            if alternative.contains("sequential") { continue }
+            // Its layers, or its numbers, are no default.
+            if alternative.contains("sequential") || alternative.contains("given") { continue }
             let key = String(alternative.prefix { $0 != ":" })
             let shown = ClusterFile.read(reading(alternative: alternative))?.run
             let shortest = alternative.replacing(#/\{ type: (\w+).*\}/#) { "{ type: \($0.output.1) }" }

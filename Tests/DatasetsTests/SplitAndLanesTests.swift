@@ -128,6 +128,58 @@ import Testing
         #expect(schedule.stepsPerEpoch == (longest + size - 1) / size)
     }
 
+    /// Balanced draws of `counts[c]` samples of each class; the samples seen in an epoch, by class.
+    private func balanced(_ counts: [Int], lanes: Int, epoch: Int) -> [[Int]] {
+        let labels = counts.enumerated().flatMap { [Int](repeating: $0, count: $1) }
+        // As the names of samples are digests, the classes lie among one another.
+        let mixed = KeyedPermutation(count: labels.count, key: 3)
+        let schedule = LaneSchedule(
+            training: Array(labels.indices),
+            shardCount: 4,
+            shard: { $0 * 4 / labels.count },
+            laneCount: lanes,
+            batch: 16,
+            seed: 42,
+            label: { labels[mixed[$0]] }
+        )
+        var seen = [[Int]](repeating: [], count: counts.count)
+        for step in 0..<schedule.stepsPerEpoch {
+            for lane in 0..<lanes {
+                let samples = schedule.microbatch(lane: lane, epoch: epoch, step: step)
+                #expect(Set(samples).isSubset(of: schedule.samples(forLane: lane)))
+                for sample in samples { seen[labels[mixed[sample]]].append(sample) }
+            }
+        }
+        #expect(seen.joined().count == labels.count)
+        return seen
+    }
+
+    @Test(arguments: [1, 4, 16])
+    func balancedClassesComeEquallyOften(lanes: Int) {
+        let counts = [1200, 600, 150, 50]
+        for epoch in 0..<2 {
+            let seen = balanced(counts, lanes: lanes, epoch: epoch)
+            for (label, samples) in seen.enumerated() {
+                #expect(abs(samples.count - 500) <= 30, "class \(label): \(samples.count) draws")
+            }
+            // The frequent class: no sample twice. The rare one: all of them, in turns.
+            #expect(Set(seen[0]).count == seen[0].count)
+            #expect(Set(seen[3]).count == 50)
+        }
+        #expect(balanced(counts, lanes: lanes, epoch: 0) != balanced(counts, lanes: lanes, epoch: 1))
+    }
+
+    @Test func aClassThatFewLanesHoldStillComesOften() {
+        // 3 samples over 16 lanes of 64 samples: one in 341, and balanced at least one in 5.
+        let seen = balanced([1021, 3], lanes: 16, epoch: 0)
+        #expect(seen[1].count >= 100 && Set(seen[1]).count == 3)
+    }
+
+    @Test func balancedClassesOfOneSizeAreAPlainEpoch() {
+        let seen = balanced([100, 100, 100], lanes: 1, epoch: 0)
+        #expect(seen.allSatisfy { Set($0).count == 100 })
+    }
+
     @Test func epochsLanesAndSeedsHaveOrdersOfTheirOwn() {
         let a = schedule(1000, lanes: 2, batch: 64)
         let first = a.microbatch(lane: 0, epoch: 0, step: 0)

@@ -129,6 +129,46 @@ import Testing
         #expect(weights.pointer[0] == -0.8 && weights.pointer[1] == -0.6)
     }
 
+    @Test func aRunMaySayItsNormalisation() throws {
+        let samples = Made.images()
+        let model = try Model(Made.cnn, inputShape: samples.shape, classCount: samples.classes.count)
+        func given(_ type: String, _ parameters: [String: [Double]] = [:]) throws -> Normalization? {
+            let spec = TypedSpec(
+                type: type,
+                parameters: parameters.mapValues { .list($0.map(SpecValue.number)) }
+            )
+            return try Normalization.given(spec, samples, model)
+        }
+        #expect(try Normalization.given(nil, samples, model) == nil)
+        let none = try given("none")
+        #expect(none?.mean == [0, 0] && none?.deviation == [1, 1])
+        let own = try given("given", ["mean": [0.5, -3], "std": [0.25, 2]])
+        #expect(own?.mean == [0.5, -3] && own?.deviation == [0.25, 2])
+        let short = #expect(throws: TrainingError.self) {
+            try given("given", ["mean": [0.5], "std": [1, 1]])
+        }
+        #expect(
+            short?.message
+                == "normalize given: mean has 1 numbers and std 2, for samples [2, 9, 8] it takes 2 each"
+        )
+        #expect(throws: TrainingError.self) { try given("given", ["mean": [0, 0], "std": [1e-300, 1]]) }
+        #expect(throws: TrainingError.self) { try given("none", ["mean": [0, 0]]) }
+        #expect(throws: TrainingError.self) { try given("zscore") }
+
+        var record = Made.record(model: Made.cnn)
+        record.spec.normalize = TypedSpec(type: "none")
+        let loop = try TrainingLoop(
+            preparedRecord: record,
+            samples: samples,
+            exchange: SoloExchange(laneCount: 4),
+            laneThreads: 1,
+            observer: Recorder(),
+            resume: nil,
+            start: nil
+        )
+        #expect(loop.signature.mean == [0, 0] && loop.signature.deviation == [1, 1])
+    }
+
     @Test func meanAndDeviationAreThoseOfTheTrainingSplitForAnyThreads() throws {
         let samples = MadeSamples(shape: [2, 5, 5], training: 700, validation: 10, batch: 4, lanes: 1)
         let kernels = try Kernels(Made.kernels)

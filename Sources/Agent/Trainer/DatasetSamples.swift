@@ -26,7 +26,8 @@ struct DatasetSamples: SampleSource {
             training: split.training,
             laneCount: spec.lanes,
             batch: spec.batch,
-            seed: spec.seed
+            seed: spec.seed,
+            sampling: spec.sampling ?? .uniform
         )
         let augmentation = try Augmentation(spec.augment ?? [], shape: dataset.shape, seed: spec.seed)
         self.augmentation = augmentation
@@ -64,6 +65,7 @@ struct DatasetSamples: SampleSource {
     }
 
     var shape: [Int] { dataset.shape }
+    var unit: Float { dataset.shape.count == 3 && dataset.index.type == .uint8 ? 255 : 1 }
     var classes: [String] { dataset.classes }
     var stepsPerEpoch: Int { schedule.stepsPerEpoch }
     var trainingIndices: [Int] { split.training }

@@ -162,6 +162,14 @@ public enum MemoryPolicy: String, Hashable, Sendable, Codable, CaseIterable {
     case auto
 }
 
+/// Which training samples an epoch is made of.
+public enum Sampling: String, Hashable, Sendable, Codable, CaseIterable {
+    /// Each one once.
+    case uniform
+    /// All classes equally often: the samples of rare ones come several times, some of the frequent ones not at all.
+    case balanced
+}
+
 /// When a run ends before its last epoch.
 public struct EarlyStopSpec: Hashable, Sendable, Codable {
     /// Epochs without a better value of the monitored metric, after which the run ends; ≥ 1.
@@ -205,6 +213,10 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var loss: TypedSpec?
     /// What happens to images before they are trained on, in this order; nil = nothing.
     public var augment: [TypedSpec]?
+    /// Which samples an epoch is made of; nil = ``Sampling/uniform``.
+    public var sampling: Sampling?
+    /// What is subtracted from inputs and divides them, by name and parameters; nil = measured over the training samples.
+    public var normalize: TypedSpec?
     /// Keys everything random.
     public var seed: UInt64
     /// Which checkpoints stay.
@@ -236,8 +248,12 @@ public struct RunSpec: Hashable, Sendable, Codable {
         exchange: ExchangeSpec? = nil,
         loss: TypedSpec? = nil,
         precision: Precision? = nil,
-        augment: [TypedSpec]? = nil
+        augment: [TypedSpec]? = nil,
+        sampling: Sampling? = nil,
+        normalize: TypedSpec? = nil
     ) {
+        self.sampling = sampling
+        self.normalize = normalize
         self.augment = augment
         self.exchange = exchange
         self.name = name

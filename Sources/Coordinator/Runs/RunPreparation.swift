@@ -50,6 +50,13 @@ struct RunPreparation: Sendable {
                 exitCode: .badInput
             )
         }
+        guard spec.sampling != .balanced || dataset.index.kind != .text else {
+            throw CoordinatorError(
+                "\(file.path): sampling: balanced: \(dataset.name) is a text, which has no classes to balance",
+                hint: "use sampling: uniform",
+                exitCode: .badInput
+            )
+        }
         spec.split = file.split(of: dataset)
         let split = try Split.make(dataset, spec.split)
         guard !split.training.isEmpty, !split.validation.isEmpty else {

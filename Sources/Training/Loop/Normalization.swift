@@ -6,6 +6,64 @@ struct Normalization {
     var mean: [Float]
     var deviation: [Float]
 
+    /// What a run's spec says of itself; nil when it has to be measured.
+    ///
+    /// - Throws: ``TrainingError`` `.badSpec` when it does not fit the samples.
+    static func given(
+        _ spec: TypedSpec?,
+        _ samples: any SampleSource,
+        _ model: Model
+    ) throws -> Normalization? {
+        guard let spec else { return model.takesTokens ? Normalization(mean: [0], deviation: [1]) : nil }
+        guard !model.takesTokens else {
+            throw TrainingError(
+                .badSpec,
+                "normalize \(spec.type): a text's tokens are not normalised",
+                hint: "remove `normalize` from the run"
+            )
+        }
+        let channels = channelCount(samples.shape)
+        var reader = SpecReader(spec, kind: "normalize")
+        guard spec.type == "given" else {
+            try reader.finish()
+            guard spec.type == "none" else {
+                throw SpecReader.unknownType(spec, kind: "normalize", known: ["measured", "none", "given"])
+            }
+            return Normalization(
+                mean: [Float](repeating: 0, count: channels),
+                deviation: [Float](repeating: 1, count: channels)
+            )
+        }
+        let mean = try reader.numbers(
+            "mean",
+            -Double.greatestFiniteMagnitude...Double.greatestFiniteMagnitude
+        )
+        let deviation = try reader.numbers(
+            "std",
+            Double.leastNormalMagnitude...Double.greatestFiniteMagnitude
+        )
+        try reader.finish()
+        guard let mean, let deviation, mean.count == channels, deviation.count == channels else {
+            throw TrainingError(
+                .badSpec,
+                "normalize given: mean has \(mean?.count ?? 0) numbers and std \(deviation?.count ?? 0), "
+                    + "for samples \(samples.shape) it takes \(channels) each"
+            )
+        }
+        let unit = Double(samples.unit)
+        let result = Normalization(
+            mean: mean.map { Float($0 * unit) },
+            deviation: deviation.map { Float($0 * unit) }
+        )
+        guard result.mean.allSatisfy(\.isFinite), result.deviation.allSatisfy(\.isNormal) else {
+            throw TrainingError(.badSpec, "normalize given: mean or std is beyond single precision")
+        }
+        return result
+    }
+
+    /// One a channel of images, one for all features.
+    private static func channelCount(_ shape: [Int]) -> Int { shape.count == 3 ? shape[0] : 1 }
+
     /// Measures over the training split.
     ///
     /// Blocks of 256 samples are summed in double, then the blocks in order: the threads leave no trace.
@@ -13,7 +71,7 @@ struct Normalization {
     static func measure(_ samples: any SampleSource, kernels: Kernels, pool: LanePool) throws -> Normalization
     {
         let indices = samples.trainingIndices
-        let channels = samples.shape.count == 3 ? samples.shape[0] : 1
+        let channels = channelCount(samples.shape)
         let size = samples.shape.reduce(1, *)
         let each = size / channels
         guard !indices.isEmpty else { throw TrainingError(.badData, "the training split holds no sample") }

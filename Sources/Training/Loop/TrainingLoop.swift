@@ -224,8 +224,7 @@ public final class TrainingLoop {
                 optimizer: empty
             )
             let normalization =
-                try start?.normalization
-                ?? (model.takesTokens ? Normalization(mean: [0], deviation: [1]) : nil)
+                try start?.normalization ?? Normalization.given(spec.normalize, samples, model)
                 ?? FloatMode.withDeterministicMode {
                     try Normalization.measure(samples, kernels: kernels, pool: pool)
                 }
