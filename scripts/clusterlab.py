@@ -361,9 +361,10 @@ class Ledger:
             database.close()
 
     def run(self):
-        """The latest run's row: id, state, steps, generations."""
-        return self._rows("SELECT id, state, steps, weights, (SELECT count(*) FROM generations WHERE run = runs.id) AS generations "
-                          "FROM runs ORDER BY created DESC, id DESC LIMIT 1")[0]
+        """The latest run's row: id, state, steps, generations; None before the first."""
+        rows = self._rows("SELECT id, state, steps, weights, (SELECT count(*) FROM generations WHERE run = runs.id) AS generations "
+                          "FROM runs ORDER BY created DESC, id DESC LIMIT 1")
+        return rows[0] if rows else None
 
     def _of_latest(self, columns, table, order):
         return self._rows(f"SELECT {columns} FROM {table} WHERE run = (SELECT id FROM runs ORDER BY created DESC, id DESC LIMIT 1) "
