@@ -17,11 +17,12 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+from clusterlab import Lab, end_cleanly  # noqa: E402
+
 BATCH, HELD_OUT = 64, 0.02
 
 
@@ -76,52 +77,17 @@ def torch_epoch(folder, workers, augment):
     print(json.dumps({"seconds": time.monotonic() - begin, "loss": total / (len(files) - held), "accuracy": right / held}))
 
 
-class Coord:
-    """A workspace with the images in it, twice."""
-
-    def __init__(self, folder, images, augment):
-        self.folder = pathlib.Path(folder)
-        (self.folder / "artifacts").mkdir()
-        (self.folder / "artifacts" / "workers").symlink_to(ROOT / "artifacts" / "workers")
-        self.augment = "[ { type: crop, padding: 4 }, flip ]" if augment else "[]"
-        for storage in ("files", "pixels"):
-            self.write(storage)
-            begin = time.monotonic()
-            self.run("data", "add", storage, images, "--store", storage)
-            print(f"coord data add --store {storage}: {time.monotonic() - begin:.1f} s", flush=True)
-
-    def write(self, dataset):
-        (self.folder / "cluster.yaml").write_text(f"""
-cluster: bench
-hosts:
-  a: {{ address: local, workers: 1, threads: 2, dir: {self.folder}/a }}
-dataset: {dataset}
-run:
-  name: bench
-  model: {{ type: simple_cnn, channels: [32, 64], hidden: 128 }}
-  epochs: 1
-  batch: {BATCH}
-  lanes: 2
-  optimizer: {{ type: sgd, learning_rate: 0.01, momentum: 0.9 }}
-  split: {{ validation: {HELD_OUT} }}
-  augment: {self.augment}
-""")
-
-    def run(self, *arguments):
-        result = subprocess.run(
-            [ROOT / ".build/release/coord", *map(str, arguments), "-f", self.folder / "cluster.yaml"],
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        if result.returncode:
-            sys.exit(f"coord {arguments}: {result.stdout}{result.stderr}")
-        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-
-    def epoch(self, dataset):
-        self.write(dataset)
-        epochs = [event for event in self.run("up", "-y", "--json") if event.get("type") == "epoch"]
-        run = self.run("run", "show", "latest", "--json")[0]
-        epoch = epochs[0]["metric"]
-        return {"seconds": epoch["seconds"], "loss": epoch["train_loss"], "accuracy": epoch["val_accuracy"],
-                "step": run["step_seconds"], "peak": run["memory"][-1]}
+def coord_epoch(lab, dataset, augment):
+    """One epoch of the product."""
+    lab.write(lab.host("a", 1, ", threads: 2"), {
+        "model": "{ type: simple_cnn, channels: [32, 64], hidden: 128 }", "epochs": "1", "batch": str(BATCH), "lanes": "2",
+        "optimizer": "{ type: sgd, learning_rate: 0.01, momentum: 0.9 }", "schedule": None, "split": f"{{ validation: {HELD_OUT} }}",
+        "augment": "[ { type: crop, padding: 4 }, flip ]" if augment else "[]",
+    }, dataset=dataset)
+    epoch = next(event["metric"] for event in lab.json("up", "-y") if event.get("type") == "epoch")
+    run = lab.run()
+    return {"seconds": epoch["seconds"], "loss": epoch["train_loss"], "accuracy": epoch["val_accuracy"],
+            "step": run["step_seconds"], "peak": run["memory"][-1]}
 
 
 def main():
@@ -136,30 +102,33 @@ def main():
     if options.torch_turn:
         return torch_epoch(options.images, options.workers, options.augment)
     seen = {"coord, files": [], "coord, pixels": [], "PyTorch": []}
-    with tempfile.TemporaryDirectory() as folder:
-        coord = Coord(folder, options.images, options.augment)
-        try:
-            for turn in range(options.rounds):
-                for side, results in seen.items():
-                    load = os.getloadavg()[0]
-                    if side == "PyTorch":
-                        command = [options.python, __file__, "--torch-turn", "--images", options.images,
-                                   "--workers", str(options.workers)] + ["--augment"] * options.augment
-                        done = subprocess.run(command, capture_output=True, text=True, check=False)
-                        if done.returncode:
-                            sys.exit(f"PyTorch: {done.stderr}")
-                        result = json.loads(done.stdout.splitlines()[-1])
-                    else:
-                        result = coord.epoch(side.split()[1])
-                    results.append(result["seconds"])
-                    print(f"turn {turn + 1}, {side}: {result['seconds']:.1f} s, loss {result['loss']:.3f}, "
-                          f"validation accuracy {result['accuracy']:.3f}, load {load:.1f}", flush=True)
-                    if "step" in result:
-                        all_parts = sum(result["step"].values())
-                        print("   " + ", ".join(f"{k} {100 * v / all_parts:.0f} %" for k, v in result["step"].items())
-                              + f"; {result['peak']}", flush=True)
-        finally:
-            coord.run("down", "-y")
+    end_cleanly()
+    images = os.path.abspath(options.images)
+    with Lab("epoch") as lab:
+        for storage in ("files", "pixels"):
+            lab.write(lab.host("a", 1), dataset=storage)
+            begin = time.monotonic()
+            lab.coord("data", "add", storage, images, "--store", storage)
+            print(f"coord data add --store {storage}: {time.monotonic() - begin:.1f} s", flush=True)
+        for turn in range(options.rounds):
+            for side, results in seen.items():
+                load = os.getloadavg()[0]
+                if side == "PyTorch":
+                    command = [options.python, __file__, "--torch-turn", "--images", images,
+                               "--workers", str(options.workers)] + ["--augment"] * options.augment
+                    done = subprocess.run(command, capture_output=True, text=True, check=False)
+                    if done.returncode:
+                        sys.exit(f"PyTorch: {done.stderr}")
+                    result = json.loads(done.stdout.splitlines()[-1])
+                else:
+                    result = coord_epoch(lab, side.split()[1], options.augment)
+                results.append(result["seconds"])
+                print(f"turn {turn + 1}, {side}: {result['seconds']:.1f} s, loss {result['loss']:.3f}, "
+                      f"validation accuracy {result['accuracy']:.3f}, load {load:.1f}", flush=True)
+                if "step" in result:
+                    all_parts = sum(result["step"].values())
+                    print("   " + ", ".join(f"{k} {100 * v / all_parts:.0f} %" for k, v in result["step"].items())
+                          + f"; {result['peak']}", flush=True)
     medians = {side: statistics.median(results) for side, results in seen.items()}
     for side, seconds in medians.items():
         print(f"{side}: median {seconds:.1f} s, least {min(seen[side]):.1f} s, PyTorch takes {medians['PyTorch'] / seconds:.2f} times as long")

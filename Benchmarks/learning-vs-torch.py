@@ -27,10 +27,11 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+from clusterlab import Lab, end_cleanly  # noqa: E402
+
 BATCH, TENTHS = 64, 10
 
 
@@ -130,41 +131,11 @@ def torch_cifar(options):
     print(json.dumps({"losses": losses}))
 
 
-class Coord:
-    """A workspace with one dataset in it."""
-
-    def __init__(self, folder, data, run):
-        self.folder, self.own = pathlib.Path(folder), run
-        (self.folder / "artifacts").mkdir()
-        (self.folder / "artifacts" / "workers").symlink_to(ROOT / "artifacts" / "workers")
-        self.write(1)
-        self.run("data", "add", "data", data)
-
-    def write(self, seed):
-        (self.folder / "cluster.yaml").write_text(f"""
-cluster: bench
-hosts:
-  a: {{ address: local, workers: 1, threads: 2, dir: {self.folder}/a }}
-dataset: data
-run:
-  name: bench
-  batch: {BATCH}
-  seed: {seed}
-{self.own}""")
-
-    def run(self, *arguments):
-        result = subprocess.run(
-            [ROOT / ".build/release/coord", *map(str, arguments), "-f", self.folder / "cluster.yaml"],
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        if result.returncode:
-            sys.exit(f"coord {arguments}: {result.stdout}{result.stderr}")
-        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-
-    def train(self, seed):
-        """The last epoch's metrics and the loss of each step."""
-        self.write(seed)
-        epochs = [event["metric"] for event in self.run("up", "-y", "--json") if event.get("type") == "epoch"]
-        return epochs[-1], [step["loss"] for step in self.run("run", "logs", "latest", "--steps", "--json")]
+def train(lab, run, seed):
+    """One run of the product: the last epoch's metrics and the loss of each step."""
+    lab.write(lab.host("a", 1, ", threads: 2"), {**run, "batch": str(BATCH), "seed": str(seed), "schedule": None}, dataset="data")
+    epochs = [event["metric"] for event in lab.json("up", "-y") if event.get("type") == "epoch"]
+    return epochs[-1], [step["loss"] for step in lab.json("run", "logs", "latest", "--steps")]
 
 
 def torch_turn(options, data, seed):
@@ -176,56 +147,50 @@ def torch_turn(options, data, seed):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def mnist(options, folder):
-    coord = Coord(folder, options.data, f"""  model: {{ type: simple_cnn, channels: [32, 64], hidden: 128 }}
-  epochs: {options.epochs}
-  lanes: 2
-  optimizer: {{ type: sgd, learning_rate: 0.02, momentum: 0.9 }}
-  split: {{ validation: 0.2, seed: 1 }}
-""")
+def mnist(options, lab):
+    lab.write(lab.host("a", 1))
+    lab.coord("data", "add", "data", options.data)
+    run = {
+        "model": "{ type: simple_cnn, channels: [32, 64], hidden: 128 }", "epochs": str(options.epochs), "lanes": "2",
+        "optimizer": "{ type: sgd, learning_rate: 0.02, momentum: 0.9 }", "split": "{ validation: 0.2, seed: 1 }",
+    }
     ours, theirs = [], []
-    try:
-        for seed in range(1, options.seeds + 1):
-            ours.append(coord.train(seed)[0]["val_accuracy"])
-            theirs.append(torch_turn(options, options.data, seed)["accuracy"])
-            print(f"seed {seed}: coord {ours[-1]:.4f}, PyTorch {theirs[-1]:.4f}, load {os.getloadavg()[0]:.1f}", flush=True)
-    finally:
-        coord.run("down", "-y")
+    for seed in range(1, options.seeds + 1):
+        ours.append(train(lab, run, seed)[0]["val_accuracy"])
+        theirs.append(torch_turn(options, options.data, seed)["accuracy"])
+        print(f"seed {seed}: coord {ours[-1]:.4f}, PyTorch {theirs[-1]:.4f}, load {os.getloadavg()[0]:.1f}", flush=True)
     difference = statistics.median(ours) - statistics.median(theirs)
     print(f"medians of {options.seeds}: coord {statistics.median(ours):.4f}, PyTorch {statistics.median(theirs):.4f}, {difference:+.4f}")
     return difference >= -0.002
 
 
-def cifar(options, folder):
+def cifar(options, lab):
     # As many images of each class as the steps need: one epoch is all of it.
-    data = pathlib.Path(folder) / "images"
+    data = lab.folder / "images"
     count = -(-options.steps * BATCH * 100 // 98)
     kinds = sorted(path for path in pathlib.Path(options.data).iterdir() if path.is_dir())
     for kind in kinds:
         (data / kind.name).mkdir(parents=True)
         for file in sorted(kind.iterdir())[:-(-count // len(kinds))]:
             shutil.copyfile(file, data / kind.name / file.name)
-    coord = Coord(folder, data, f"""  model: {{ type: resnet18, stem: cifar, width: {options.width} }}
-  epochs: 1
-  lanes: {options.lanes}
-  optimizer: {{ type: sgd, learning_rate: 0.05, momentum: 0.9, weight_decay: 5e-4 }}
-  split: {{ validation: 0.02 }}
-""")
+    lab.write(lab.host("a", 1))
+    lab.coord("data", "add", "data", data)
+    run = {
+        "model": f"{{ type: resnet18, stem: cifar, width: {options.width} }}", "epochs": "1", "lanes": str(options.lanes),
+        "optimizer": "{ type: sgd, learning_rate: 0.05, momentum: 0.9, weight_decay: 5e-4 }", "split": "{ validation: 0.02 }",
+    }
 
     def tenths(losses):
         size = options.steps // TENTHS
         return [statistics.mean(losses[size * i:size * (i + 1)]) for i in range(TENTHS)]
 
     theirs = []
-    try:
-        for seed in range(1, options.seeds + 1):
-            if seed == (options.seeds + 1) // 2:
-                ours = tenths(coord.train(seed)[1])
-                print(f"coord: {' '.join(f'{loss:.3f}' for loss in ours)}, load {os.getloadavg()[0]:.1f}", flush=True)
-            theirs.append(tenths(torch_turn(options, data, seed)["losses"]))
-            print(f"PyTorch, seed {seed}: {' '.join(f'{loss:.3f}' for loss in theirs[-1])}, load {os.getloadavg()[0]:.1f}", flush=True)
-    finally:
-        coord.run("down", "-y")
+    for seed in range(1, options.seeds + 1):
+        if seed == (options.seeds + 1) // 2:
+            ours = tenths(train(lab, run, seed)[1])
+            print(f"coord: {' '.join(f'{loss:.3f}' for loss in ours)}, load {os.getloadavg()[0]:.1f}", flush=True)
+        theirs.append(tenths(torch_turn(options, data, seed)["losses"]))
+        print(f"PyTorch, seed {seed}: {' '.join(f'{loss:.3f}' for loss in theirs[-1])}, load {os.getloadavg()[0]:.1f}", flush=True)
     inside, farthest = 0, 0.0
     for i, loss in enumerate(ours):
         own = [curve[i] for curve in theirs]
@@ -254,8 +219,9 @@ def main():
     options.data = os.path.abspath(options.data)
     if options.torch_turn:
         return (torch_mnist if options.what == "mnist" else torch_cifar)(options)
-    with tempfile.TemporaryDirectory() as folder:
-        holds = (mnist if options.what == "mnist" else cifar)(options, folder)
+    end_cleanly()
+    with Lab("learning") as lab:
+        holds = (mnist if options.what == "mnist" else cifar)(options, lab)
     return None if holds else sys.exit("learning-vs-torch: outside what chance allows")
 
 
