@@ -132,6 +132,7 @@ def profile(bed, run, strikes, ledger):
 
 
 def campaign(kind, options, chance):
+    """Faults of one kind; the seconds that training stood still after each."""
     workers = options.hosts if kind in ("cut", "vanish") else options.workers
     bed = (Remote if kind in ("cut", "vanish") else Local)(kind, workers)
     stalls, usual, loads = [], [], []
@@ -188,6 +189,7 @@ def campaign(kind, options, chance):
     print(f"{kind}: {len(stalls)} faults, {workers} workers at first, stall p50 {statistics.median(ordered):.3f} s, "
           f"p90 {ordered[round(0.9 * (len(ordered) - 1))]:.3f} s, max {ordered[-1]:.3f} s, same weights each time "
           f"(usual step {statistics.median(usual) * 1000:.1f} ms, load {statistics.median(loads):.1f})", flush=True)
+    return stalls
 
 
 def main():
