@@ -27,10 +27,10 @@ enum Main {
             try TrainSuite.run(
                 TrainSuite.Job(
                     rank: rank,
-                    ports: words[4...].compactMap { Int($0) },
+                    addresses: words[4...].map { $0.contains(":") ? $0 : "127.0.0.1:\($0)" },
                     model: words[1],
                     steps: steps,
-                    usesMemory: words[3] == "memory"
+                    way: words[3]
                 )
             )
         default: usage()
@@ -45,7 +45,7 @@ enum Main {
                    coord-bench gemm
                    coord-bench step WORKLOAD THREADS LANES|0 STEPS (by Benchmarks/engine-vs-torch.py)
                    coord-bench shakespeare FILE [THREADS]
-                   coord-bench train RANK MODEL STEPS memory|tcp PORT...
+                   coord-bench train RANK MODEL STEPS memory|tcp|whole PORT|ADDRESS:PORT...
                    coord-bench push …
             """
         )

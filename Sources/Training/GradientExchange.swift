@@ -73,6 +73,28 @@ public protocol GradientExchange: AnyObject {
     /// How many operations the last committed call was: more than one where a sum takes several.
     var lastOperations: UInt64 { get }
 
+    /// Begins an operation whose contributions are still computed; ``exchange(operation:contributions:laneValues:sum:settles:)``
+    /// with the same ones ends it.
+    ///
+    /// - Parameters:
+    ///   - buckets: in which ranges they become final, in this order: a function of the model, the same for all members.
+    ///   - width: W of the lanes' rows.
+    /// - Returns: false when all is to be given at once.
+    /// - Precondition: after true, contributions and sum stay where they are until the operation has ended.
+    func begin(
+        operation: UInt64,
+        contributions: [Contribution],
+        buckets: [Range<Int>],
+        width: Int,
+        sum: UnsafeMutableBufferPointer<Float>
+    ) -> Bool
+
+    /// Tells that the contributions are final in the first buckets; from any thread.
+    func give(buckets: Int)
+
+    /// Gives up for good, in an operation that was begun: nobody reads the contributions afterwards.
+    func abandon()
+
     /// Adds up one operation over all lanes of the run and commits it.
     ///
     /// - Parameters:
@@ -101,6 +123,21 @@ extension GradientExchange {
 
     /// One.
     public var lastOperations: UInt64 { 1 }
+
+    /// False: all is given at once.
+    public func begin(
+        operation: UInt64,
+        contributions: [Contribution],
+        buckets: [Range<Int>],
+        width: Int,
+        sum: UnsafeMutableBufferPointer<Float>
+    ) -> Bool { false }
+
+    /// Never called while nothing is begun.
+    public func give(buckets: Int) { preconditionFailure("nothing was begun") }
+
+    /// Never called while nothing is begun.
+    public func abandon() { preconditionFailure("nothing was begun") }
 
     /// False: nobody else is there.
     public func hasMoved(lane: Int) -> Bool { false }

@@ -358,6 +358,7 @@ final class Workspace {
                 }
                 if target !== arriving { release(arriving) }
             }
+            training.didPass(index)
         }
     }
 

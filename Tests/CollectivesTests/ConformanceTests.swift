@@ -33,12 +33,17 @@ struct ConformanceTests {
             )
         }
         let expected = sizes.enumerated().map { serialTree(wholeTree(laneCount), UInt64($0), $1) }
+        // The second of them in parts, begun early by some of the members; the generation may be made for it or not.
+        let buckets = Bool.random(using: &generator) ? randomBuckets(sizes[1], &generator) : []
+        let begins = (0..<count).map { _ in Bool.random(using: &generator) }
         let cluster = try TestCluster(count, way)
         defer { cluster.close() }
         let members = cluster.members(lanes)
         onThreads(count) { rank in
             do {
-                let group = try cluster.open(rank, members, laneCount: laneCount)
+                var options = way.options
+                options.buckets = buckets
+                let group = try cluster.open(rank, members, laneCount: laneCount, options: options)
                 defer { group.close() }
                 for (index, size) in sizes.enumerated() {
                     let operation = UInt64(index)
@@ -50,10 +55,11 @@ struct ConformanceTests {
                         width: index
                     )
                     var sum = [Float](repeating: .nan, count: size)
-                    try mine.reduce(group, operation, into: &sum)
+                    let parts = begins[rank] && index == 1 ? buckets : []
+                    try mine.reduce(group, operation, into: &sum, buckets: parts)
                     #expect(
                         sum == expected[index],
-                        "\(way), \(count) members, \(laneCount) lanes, \(size) values"
+                        "\(way), \(count) members, \(laneCount) lanes, \(size) values, \(buckets)"
                     )
                     #expect(mine.rows == (0..<laneCount).flatMap { laneRow(operation, $0, index) })
                 }

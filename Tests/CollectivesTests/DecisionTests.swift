@@ -183,6 +183,62 @@ struct DecisionTests {
         #expect(next == elements)
     }
 
+    @Test(arguments: 1...5)
+    func bucketsAreCutEachForItself(members: Int) {
+        let buckets = [40_000..<100_003, 16..<40_000, 0..<16]
+        let segmentation = Segmentation(
+            elements: 100_003,
+            owners: Array(repeating: true, count: members),
+            buckets: buckets
+        )
+        var covered = [Int](repeating: 0, count: 100_003)
+        for owner in 0..<members {
+            var values = 0
+            for (index, bucket) in buckets.enumerated() {
+                let first = segmentation.pieceCount(of: owner, in: index)
+                for piece in first..<segmentation.pieceCount(of: owner, in: index + 1) {
+                    let range = segmentation.piece(piece, of: owner)
+                    #expect(bucket.contains(range.lowerBound) && range.upperBound <= bucket.upperBound)
+                    #expect(range.lowerBound % 16 == 0 && !range.isEmpty && range.count <= 16_384)
+                    #expect(segmentation.valuesBefore(piece, of: owner) == values)
+                    values += range.count
+                    for place in range { covered[place] += 1 }
+                }
+            }
+            #expect(segmentation.pieceCount(of: owner, in: 3) == segmentation.pieceCount(of: owner))
+            #expect(segmentation.valueCount(of: owner) == values)
+        }
+        #expect(covered.allSatisfy { $0 == 1 })
+    }
+
+    @Test
+    func whatIsNotGivenIsNeitherDueNorSummed() {
+        var ledger = OperationLedger(
+            rank: 0,
+            shape: OperationShape(elements: 6400, width: 0),
+            subtreeCounts: [2, 0],
+            laneCounts: [2, 0],
+            owners: [true, true],
+            buckets: [3200..<6400, 0..<3200]
+        )
+        ledger.give(0)
+        #expect(ledger.contributionsDue(to: 1) == 0 && ledger.summablePiece == nil)
+        ledger.give(1)
+        #expect(ledger.contributionsDue(to: 1) == 2 && ledger.summablePiece == 0)
+        ledger.summed()
+        #expect(ledger.summablePiece == nil)
+        ledger.give(.max)
+        #expect(ledger.contributionsDue(to: 1) == 4 && ledger.summablePiece == 1)
+        ledger.give(0)
+        for _ in 0..<2 { ledger.received(.result, from: 1) }
+        ledger.summed()
+        #expect(!ledger.isComplete)
+        ledger.give(2)
+        #expect(ledger.isComplete)
+        ledger.reset()
+        #expect(ledger.contributionsDue(to: 1) == 4)
+    }
+
     @Test
     func onlyOwnersHaveSegments() {
         let segmentation = Segmentation(elements: 1000, owners: [false, true, false, true])

@@ -97,6 +97,8 @@ struct FailureTests {
         let endpoints = try transports.map { try Endpoint(transport: $0, address: address) }
         defer { endpoints.forEach { $0.close() } }
         membership.endpoints.withLock { $0 = endpoints }
+        // Values travel while the rest is computed: members die between two buckets, and in the middle of one.
+        let buckets = seed % 4 < 2 ? [] : randomBuckets(size, &generator)
         let expected = (0..<operations).map { serialTree(wholeTree(laneCount), $0, size) }
         let finished = Mutex<Set<Int>>([])
         let begun = Atomic(0)
@@ -110,11 +112,13 @@ struct FailureTests {
                 for victim in victims { transports[victim].cut() }
                 return
             }
+            var options = way.options
+            options.buckets = buckets
             let survivor = Survivor(
                 id: id,
                 endpoint: endpoints[id],
                 membership: membership,
-                options: way.options
+                options: options
             ) {
                 if id == victims[0] { begun.add(1, ordering: .releasing) }
             }
@@ -188,7 +192,12 @@ struct FailureTests {
                         )
                         retained = [Float](repeating: .nan, count: size)
                         willReduce()
-                        try mine.reduce(opened, operation, into: &retained)
+                        try mine.reduce(
+                            opened,
+                            operation,
+                            into: &retained,
+                            buckets: options.buckets
+                        )
                         for lane in 0..<laneCount {
                             #expect(
                                 Array(mine.rows[lane * 2..<lane * 2 + 2]) == laneRow(operation, lane, 2)

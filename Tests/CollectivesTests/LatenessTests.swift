@@ -66,4 +66,55 @@ struct LatenessTests {
         #expect(!heard.isEmpty)
         #expect(heard.allSatisfy { $0.ranks == [1] && $0.duration >= LatenessWatch.first })
     }
+
+    @Test
+    func whoStillComputesItselfWaitsForNobody() throws {
+        let lanes = [LaneSet([0]), LaneSet([1])]
+        let cluster = try TestCluster(2)
+        defer { cluster.close() }
+        let members = cluster.members(lanes)
+        let waits = Mutex<[(rank: Int, wait: GroupWait)]>([])
+        let told = DispatchSemaphore(value: 0)
+        onThreads(2) { rank in
+            do {
+                var options = Group.Options()
+                options.buckets = [1600..<3200, 0..<1600]
+                let group = try Group.open(
+                    endpoint: cluster.endpoints[rank],
+                    run: testRun,
+                    generation: 1,
+                    rank: rank,
+                    members: members,
+                    laneCount: 2,
+                    secret: testSecret,
+                    deadline: .now + .seconds(20),
+                    options: options,
+                    onWait: { wait in
+                        waits.withLock { $0.append((rank, wait)) }
+                        told.signal()
+                    }
+                )
+                defer { group.close() }
+                let values = [Float](repeating: 1, count: 3200)
+                var sum = [Float](repeating: .nan, count: 3200)
+                var rows = [Double](repeating: 0, count: 2)
+                try values.withUnsafeBufferPointer { values in
+                    try sum.withUnsafeMutableBufferPointer { sum in
+                        let given = [(subtree: group.subtrees[0], values: values)]
+                        #expect(group.begin(operation: 0, contributions: given, width: 1, sum: sum))
+                        group.give(buckets: 1)
+                        // It computes for as long as the other one waits for it.
+                        if rank == 0 { told.wait() }
+                        try group.reduce(operation: 0, contributions: given, laneValues: &rows, sum: sum)
+                    }
+                }
+                #expect(sum == [Float](repeating: 2, count: 3200))
+            } catch {
+                Issue.record("rank \(rank): \(error)")
+            }
+        }
+        let heard = waits.withLock { $0 }
+        #expect(!heard.isEmpty)
+        #expect(heard.allSatisfy { $0.rank == 1 && $0.wait.ranks == [0] })
+    }
 }

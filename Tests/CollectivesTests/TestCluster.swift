@@ -116,21 +116,39 @@ struct Computed {
     }
 
     /// Exchanges them; `rows` and `sum` are filled in.
+    ///
+    /// - Parameter buckets: how it is given while it is still computed; none = all at once.
     mutating func reduce(
         _ group: Group,
         _ operation: UInt64,
         into sum: inout [Float],
         feedback: ErrorFeedback? = nil,
-        settles: Bool = false
+        settles: Bool = false,
+        buckets: [Range<Int>] = []
     ) throws {
         let buffers = values.map { values in
             let buffer = UnsafeMutableBufferPointer<Float>.allocate(capacity: values.count)
-            _ = buffer.initialize(from: values)
+            buffer.initialize(repeating: .nan)
             return buffer
         }
         defer { buffers.forEach { $0.deallocate() } }
         let contributions = zip(subtrees, buffers).map { (subtree: $0, values: UnsafeBufferPointer($1)) }
         try sum.withUnsafeMutableBufferPointer { target in
+            let isBegun =
+                !buckets.isEmpty
+                && group.begin(
+                    operation: operation,
+                    contributions: contributions,
+                    width: rows.count / group.laneCount,
+                    sum: target
+                )
+            // What is not final yet is NaN: whoever reads it too early can be seen in the sum.
+            for (index, range) in (buckets.isEmpty ? [0..<target.count] : buckets).enumerated() {
+                for (buffer, values) in zip(buffers, values) {
+                    for place in range { buffer[place] = values[place] }
+                }
+                if isBegun { group.give(buckets: index + 1) }
+            }
             try group.reduce(
                 operation: operation,
                 contributions: contributions,
@@ -208,6 +226,16 @@ func randomLanes(
         for lane in start..<(start + grain) { sets[owner].bits |= 1 << UInt64(lane) }
     }
     return sets
+}
+
+/// A random way to cut N values into buckets, in a random order.
+func randomBuckets(_ count: Int, _ generator: inout some RandomNumberGenerator) -> [Range<Int>] {
+    let lines = (count + 15) / 16
+    let cuts = (0..<Int.random(in: 0...6, using: &generator)).map { _ in
+        Int.random(in: 0...lines, using: &generator) * 16
+    }
+    let ends = ([0] + cuts.map { min($0, count) }.sorted() + [count])
+    return zip(ends, ends.dropFirst()).map { $0..<$1 }.shuffled(using: &generator)
 }
 
 /// A seeded generator: SplitMix64.

@@ -121,7 +121,9 @@ enum Made {
         resume: CheckpointState? = nil,
         standing: Standing? = nil,
         room: Int = 1 << 30,
-        snapshotAfter: Int? = nil
+        snapshotAfter: Int? = nil,
+        bucketBytes: Int? = nil,
+        fit: MemoryFit = MemoryFit()
     ) throws -> Recorder {
         try BLAS.pinToOneThread()
         let recorder = Recorder()
@@ -134,8 +136,10 @@ enum Made {
             observer: recorder,
             resume: resume,
             joins: standing.map { ($0, room) },
-            start: nil
+            start: nil,
+            fit: fit
         )
+        if let bucketBytes { loop.buckets = GradientBuckets(loop.model, bucketBytes: bucketBytes) }
         recorder.loop = loop
         try loop.run()
         return recorder

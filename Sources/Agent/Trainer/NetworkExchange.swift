@@ -45,6 +45,7 @@ final class NetworkExchange: GradientExchange {
     ///   - committed: operations that the checkpoint we begin with has behind it.
     ///   - keep: puts a state into the host's store and gives its manifest.
     ///   - read: reads one from there.
+    ///   - buckets: how the model's gradient is cut.
     init(
         start: TrainerStart,
         endpoint: Endpoint,
@@ -53,7 +54,8 @@ final class NetworkExchange: GradientExchange {
         committed: UInt64,
         report: @escaping @Sendable (TrainerReport) -> Void,
         keep: @escaping @Sendable (StateCopy) throws -> Digest,
-        read: @escaping @Sendable (Digest) throws -> CheckpointState
+        read: @escaping @Sendable (Digest) throws -> CheckpointState,
+        buckets: [Range<Int>]
     ) {
         self.start = start
         laneCount = start.record.spec.lanes
@@ -67,6 +69,7 @@ final class NetworkExchange: GradientExchange {
         var options = Group.Options()
         options.codec = codec
         options.combines = start.record.spec.exchangeInForce.kind != .sync
+        options.buckets = buckets
         self.options = options
         feedback = codec == .exact ? nil : ErrorFeedback(codec: codec)
         memberState = start.joins ? .joining : MemberState(committed: committed)
@@ -183,6 +186,26 @@ final class NetworkExchange: GradientExchange {
         group?.close()
         group = nil
     }
+
+    func begin(
+        operation: UInt64,
+        contributions: [Contribution],
+        buckets: [Range<Int>],
+        width: Int,
+        sum: UnsafeMutableBufferPointer<Float>
+    ) -> Bool {
+        guard let group, buckets == options.buckets else { return false }
+        return group.begin(
+            operation: operation,
+            contributions: contributions.map { ($0.subtree, $0.values) },
+            width: width,
+            sum: sum
+        )
+    }
+
+    func give(buckets: Int) { group?.give(buckets: buckets) }
+
+    func abandon() { close() }
 
     func exchange(
         operation: UInt64,

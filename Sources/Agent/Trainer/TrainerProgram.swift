@@ -82,7 +82,12 @@ enum TrainerProgram {
                 let files = try state.files().map { try store.add($0.bytes, name: $0.name) }
                 return try store.putManifest(kind: "state", files: files)
             },
-            read: { manifest in try CheckpointState.read(files: try readAll(manifest, from: store)) }
+            read: { manifest in try CheckpointState.read(files: try readAll(manifest, from: store)) },
+            buckets: try Model(
+                spec.model,
+                inputShape: samples.shape,
+                classCount: samples.classes.count
+            ).gradientBuckets.ranges
         )
         let ready = TrainerReport.listening(
             address: endpoint.address,

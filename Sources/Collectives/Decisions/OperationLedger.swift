@@ -20,6 +20,8 @@ struct OperationLedger {
     private(set) var readyDigests: [Digest?]
     /// Pieces of the own segment that are summed.
     private(set) var summedPieces = 0
+    /// The first buckets, in which this member's own contributions are final.
+    private(set) var givenBuckets: Int
 
     /// Doubles in one frame of lane rows.
     static let doublesPerFrame = FrameHeader.maxPayload / 8
@@ -30,11 +32,20 @@ struct OperationLedger {
     ///   - subtreeCounts: the subtrees of each member.
     ///   - laneCounts: the lanes of each member.
     ///   - owners: for each member whether it combines a segment.
-    init(rank: Int, shape: OperationShape, subtreeCounts: [Int], laneCounts: [Int], owners: [Bool]) {
+    ///   - buckets: see ``Segmentation/init(elements:owners:elementBytes:buckets:)``.
+    init(
+        rank: Int,
+        shape: OperationShape,
+        subtreeCounts: [Int],
+        laneCounts: [Int],
+        owners: [Bool],
+        buckets: [Range<Int>] = []
+    ) {
         self.rank = rank
         form = shape.form
         self.subtreeCounts = subtreeCounts
-        segmentation = form.segmentation(elements: shape.elements, owners: owners)
+        segmentation = form.segmentation(elements: shape.elements, owners: owners, buckets: buckets)
+        givenBuckets = segmentation.bucketCount
         laneFrames = laneCounts.map { ($0 * shape.width + Self.doublesPerFrame - 1) / Self.doublesPerFrame }
         let zeros = Array(repeating: 0, count: subtreeCounts.count)
         (laneFramesCame, contributionsCame, resultsCame) = (zeros, zeros, zeros)
@@ -48,6 +59,15 @@ struct OperationLedger {
             readyDigests[member] = nil
         }
         summedPieces = 0
+        givenBuckets = segmentation.bucketCount
+    }
+
+    /// Notes in how many of the first buckets the own contributions are final; all of them unless it is said.
+    mutating func give(_ buckets: Int) { givenBuckets = min(buckets, segmentation.bucketCount) }
+
+    /// How many of this member's contributions to an owner are due by now.
+    func contributionsDue(to owner: Int) -> Int {
+        form.combines ? segmentation.pieceCount(of: owner, in: givenBuckets) * subtreeCounts[rank] : 0
     }
 
     /// The index of the next part of that kind from a member; nil when all of them came.
@@ -86,7 +106,7 @@ struct OperationLedger {
 
     /// The next piece of the own segment that can be summed now.
     var summablePiece: Int? {
-        guard summedPieces < segmentation.pieceCount(of: rank) else { return nil }
+        guard summedPieces < segmentation.pieceCount(of: rank, in: givenBuckets) else { return nil }
         guard form.combines else { return summedPieces }  // it stands there from the beginning
         for member in subtreeCounts.indices where member != rank && subtreeCounts[member] > 0 {
             if contributionsCame[member] < (summedPieces + 1) * subtreeCounts[member] { return nil }
@@ -98,7 +118,7 @@ struct OperationLedger {
 
     /// True when the whole result stands here.
     var isComplete: Bool {
-        summedPieces == segmentation.pieceCount(of: rank)
+        givenBuckets == segmentation.bucketCount && summedPieces == segmentation.pieceCount(of: rank)
             && subtreeCounts.indices.allSatisfy { member in
                 member == rank
                     || (next(.laneValues, from: member) == nil && next(.result, from: member) == nil)

@@ -53,15 +53,22 @@ struct OperationForm: Hashable, Sendable {
 
     /// How N values are cut.
     ///
-    /// - Parameter owners: for each member whether it combines a segment.
-    func segmentation(elements: Int, owners: [Bool]) -> Segmentation {
+    /// - Parameters:
+    ///   - owners: for each member whether it combines a segment.
+    ///   - buckets: see ``Segmentation/init(elements:owners:elementBytes:buckets:)``.
+    func segmentation(elements: Int, owners: [Bool], buckets: [Range<Int>] = []) -> Segmentation {
         let holders =
             switch kind {
             case .allReduce, .reduceScatter: owners
             case .allGather: owners.map { _ in true }
             case .broadcast(let root): owners.indices.map { $0 == root }
             }
-        return Segmentation(elements: elements, owners: holders, elementBytes: type.byteCount)
+        return Segmentation(
+            elements: elements,
+            owners: holders,
+            elementBytes: type.byteCount,
+            buckets: buckets
+        )
     }
 
     /// The number in a frame's header and in memory; 0 = all-reduce, sum of f32.

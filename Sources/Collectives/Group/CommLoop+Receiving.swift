@@ -148,7 +148,7 @@ extension CommLoop {
                 link
             )
             guard slot.shape.codec == .exact else { return }  // decoded when the frame is whole
-            let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
+            let place = slot.place(of: link.rank, position: position, piece: piece)
             link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
         case .result:
             guard let index = slot.ledger.next(.result, from: link.rank) else {
@@ -201,10 +201,11 @@ extension CommLoop {
             if slot.shape.codec != .exact, let index = slot.ledger.next(.contribution, from: link.rank) {
                 let (piece, position) = slot.ledger.contribution(index, from: link.rank)
                 let range = slot.ledger.segmentation.piece(piece, of: plan.rank)
-                let place = slot.place(of: link.rank, position: position, start: range.lowerBound)
+                let place = slot.place(of: link.rank, position: position, piece: piece)
                 try decode(payload, into: place, range, slot.shape.codec, link)
             }
             slot.ledger.received(.contribution, from: link.rank)
+            link.lastContribution = .now
         case .result:
             if slot.shape.codec == .exact {
                 slot.took(fingerprint)

@@ -90,7 +90,7 @@ extension CommLoop {
                 link.queue(header, values, known: slot.pieces[link.resultsSent])
             }
             link.resultsSent += 1
-        } else if link.contributionsSent < slot.ledger.contributionCount(of: plan.rank, to: link.rank) {
+        } else if link.contributionsSent < slot.ledger.contributionsDue(to: link.rank) {
             let (piece, position) = link.contributionsSent.quotientAndRemainder(dividingBy: mine.count)
             let range = segmentation.piece(piece, of: link.rank)
             var header = frame(.contribution)

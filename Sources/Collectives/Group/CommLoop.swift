@@ -86,7 +86,7 @@ final class CommLoop {
             hasUnread = hasUnread || link.link.hasUnread && !link.isStalled
         }
         // The next part of an operation is a moment away: falling asleep for it costs more than it takes.
-        let awake: Duration = hasUnread || active == nil ? .zero : .microseconds(50)
+        let awake: Duration = hasUnread || !isAwaited ? .zero : .microseconds(50)
         if !polls.waitAwake(for: awake), !hasUnread { polls.wait(until: next) }
         let now = ContinuousClock.now
         if polls.isReadable(0), try !takeOrders(now) { return false }
@@ -111,36 +111,45 @@ final class CommLoop {
             throw CollectivesError(
                 .peerSilent,
                 "nothing came from rank \(list) for \(plan.silenceLimit) while operation "
-                    + "\(operationInFlight ?? current) waits",
+                    + "\(operationAwaited ?? current) waits",
                 ranks: silent
             )
         }
-        let late = self.late
-        if let waited = lateness.look(operation: operationInFlight, late: late, at: now) {
+        let late = late(at: now)
+        if let waited = lateness.look(operation: operationAwaited, late: late, at: now) {
             onWait?(GroupWait(ranks: late, duration: waited))
         }
     }
 
-    /// The members whose word on the operation in flight is missing.
+    /// The members whose word on the operation in flight keeps the caller waiting.
     var awaited: [Int] {
-        guard let operation = operationInFlight else { return [] }
+        guard let operation = operationAwaited else { return [] }
         return links.filter { !$0.hasEnded && !hasLastWord(of: $0.rank, on: operation) }.map(\.rank)
     }
 
-    /// The members that have lanes and have given nothing of them to the operation in flight.
-    var late: [Int] {
-        guard onWait != nil, let operation = operationInFlight else { return [] }
-        return links.map(\.rank).filter { rank in
-            guard !plan.lanes[rank].isEmpty else { return false }
-            if active != nil { return slot.ledger.next(.laneValues, from: rank) != nil }
-            return !(exchange?.hasPosted(rank, operation) ?? true)
-        }
+    /// The members that have lanes and have not computed them for the operation that the caller waits for.
+    ///
+    /// Rows come when all is computed, unless much is on its way before them: a slow link is no slow host.
+    func late(at now: ContinuousClock.Instant) -> [Int] {
+        guard onWait != nil, let operation = operationAwaited else { return [] }
+        return links.filter { link in
+            guard !plan.lanes[link.rank].isEmpty else { return false }
+            guard active != nil else { return !(exchange?.hasPosted(link.rank, operation) ?? true) }
+            if let last = link.lastContribution, now - last < LatenessWatch.first { return false }
+            return slot.ledger.next(.laneValues, from: link.rank) != nil
+        }.map(\.rank)
     }
 
-    /// The operation that the caller waits for, over links or through memory.
+    /// The operation that was begun, over links or through memory.
     var operationInFlight: UInt64? {
         active == nil ? shared.state.withLock { $0.throughMemory } : current
     }
+
+    /// The one of it that the caller waits for: not one to which it still computes its part.
+    var operationAwaited: UInt64? { active.map(\.isWhole) ?? true ? operationInFlight : nil }
+
+    /// Whether the caller waits for an operation over links.
+    var isAwaited: Bool { active?.isWhole ?? false }
 
     /// Whether an operation, the one in flight, needs nothing more from a member.
     func hasLastWord(of rank: Int, on operation: UInt64) -> Bool {
@@ -157,7 +166,11 @@ final class CommLoop {
             return (state.posted, state.abortReason, state.isClosing, state.trouble)
         }
         if let trouble { throw trouble }
-        if let posted { try begin(posted, now) }
+        if active == nil {
+            if let posted { try begin(posted, now) }
+        } else {
+            try goOn(with: posted)
+        }
         if let reason { throw CollectivesError(.aborted, reason) }
         if let operation = operationInFlight {
             if closes {
@@ -180,7 +193,7 @@ final class CommLoop {
                 "operation \(current) is \(posted.shape) here, \(slot.shape) at another member"
             )
         }
-        slot.takeOwnRows(posted.laneValues)
+        take(posted)
         for link in links {
             link.beginOperation()
             if link.isStalled {
@@ -192,6 +205,20 @@ final class CommLoop {
         try advance()
     }
 
+    /// The caller has computed more of its part, or all of it.
+    func goOn(with whole: PostedOperation?) throws(CollectivesError) {
+        guard let posted = whole ?? active, !isAwaited else { return }
+        active = posted
+        take(posted)
+        try advance()
+    }
+
+    /// Takes as much of the caller's part as is final.
+    func take(_ posted: PostedOperation) {
+        slot.ledger.give(posted.isWhole ? .max : shared.given.load(ordering: .acquiring))
+        if posted.isWhole { slot.takeOwnRows(posted.laneValues) }
+    }
+
     // MARK: Going on
 
     /// Does what the parts at hand allow: sum, say READY, commit.
@@ -200,7 +227,7 @@ final class CommLoop {
         while let piece = slot.ledger.summablePiece {
             slot.summed(combine(piece, slot.ledger.segmentation.piece(piece, of: plan.rank), active))
         }
-        if slot.ledger.readyDigests[plan.rank] == nil, slot.ledger.isComplete {
+        if active.isWhole, slot.ledger.readyDigests[plan.rank] == nil, slot.ledger.isComplete {
             // From here on the result is retained: the caller's memory holds all of it.
             _ = active.laneValues.update(fromContentsOf: slot.rows)
             let digest = slot.fingerprint.digest(active)
@@ -230,7 +257,7 @@ final class CommLoop {
             if leaf.rank == plan.rank {
                 leaves[index] = active.contributions[leaf.position]?.advanced(by: range.lowerBound * size)
             } else {
-                let place = slot.place(of: leaf.rank, position: leaf.position, start: range.lowerBound)
+                let place = slot.place(of: leaf.rank, position: leaf.position, piece: piece)
                 leaves[index] = UnsafeRawPointer(place)
             }
         }

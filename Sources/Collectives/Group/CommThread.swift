@@ -64,11 +64,12 @@ struct PollSet {
     /// Looks for a short time without falling asleep; false when none was ready.
     mutating func waitAwake(for duration: Duration) -> Bool {
         let end = ContinuousClock.now + duration
-        repeat {
+        while true {
             if poll(&entries, nfds_t(entries.count), 0) > 0 { return true }
+            // Who yields where others compute comes back after milliseconds.
+            guard ContinuousClock.now < end else { return false }
             coord_yield()
-        } while ContinuousClock.now < end
-        return false
+        }
     }
 
     /// Waits until one is ready or the time has come.

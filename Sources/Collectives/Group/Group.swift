@@ -49,6 +49,11 @@ public final class Group: Sendable {
         ///
         /// Another one than `.exact` needs ``combines``. The same for all members.
         public var codec = PayloadCodec.exact
+        /// How the values of a training step are cut, in the order in which they can be given: see
+        /// ``Group/begin(operation:contributions:width:sum:)``.
+        ///
+        /// Together all N values; each begins on a multiple of 16. The same for all members; none = in one.
+        public var buckets: [Range<Int>] = []
         /// Which links are encrypted; each side may ask for it.
         public var sealing = LinkSealing.betweenMachines
         /// 3 s, subtree by subtree, exactly; what leaves the machine is encrypted.
@@ -86,6 +91,10 @@ public final class Group: Sendable {
     let exchange: SharedExchange?
     /// By rank.
     let peers: [Int: Peer]
+    /// Where the contributions stand of an operation that was begun.
+    ///
+    /// Safety: written by the one caller before the group's thread is told, and not again before it is done.
+    nonisolated(unsafe) let given: UnsafeMutableBufferPointer<UnsafeRawPointer?>
 
     /// Meets all members of a generation.
     ///
@@ -152,7 +161,8 @@ public final class Group: Sendable {
             owners: members.indices.map { owners.isEmpty || owners.contains($0) },
             silenceLimit: options.silenceLimit,
             combines: options.combines,
-            codec: options.codec
+            codec: options.codec,
+            buckets: options.buckets
         )
         let context = Handshake.Context(
             run: run,
@@ -224,9 +234,13 @@ public final class Group: Sendable {
         generation = plan.generation
         rank = plan.rank
         memberCount = plan.lanes.count
+        given = .allocate(capacity: plan.tree.subtrees[plan.rank].count)
     }
 
-    deinit { close() }
+    deinit {
+        close()
+        given.deallocate()
+    }
 
     /// What this member knows now; give it to the next generation.
     ///
@@ -239,6 +253,9 @@ public final class Group: Sendable {
 
     /// The subtrees of this member's lanes: what it contributes to each operation.
     public var subtrees: [LaneSubtree] { plan.tree.subtrees[rank] }
+
+    /// L, the lanes of the run.
+    public var laneCount: Int { plan.laneCount }
 
     /// Why the group can't go on; nil while it can.
     public var failure: CollectivesError? { shared.state.withLock { $0.failure } }
@@ -273,7 +290,6 @@ public final class Group: Sendable {
         feedback: ErrorFeedback? = nil,
         settles: Bool = false
     ) throws(CollectivesError) {
-        let mine = plan.tree.subtrees[rank]
         if plan.combines {
             precondition(
                 feedback.map { $0.codec == plan.codec } ?? (sum.isEmpty || contributions.count == 1),
@@ -284,16 +300,13 @@ public final class Group: Sendable {
                 feedback == nil,
                 "rank \(rank) feeds back in a generation that does not combine lanes"
             )
-            precondition(
-                contributions.elementsEqual(mine) { $0.subtree == $1 },
-                "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
-            )
         }
-        precondition(
-            contributions.allSatisfy { $0.values.count == sum.count },
-            "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
-        )
+        check(contributions, sum)
         precondition(laneValues.count % plan.laneCount == 0, "\(laneValues.count) lane values, no whole rows")
+        if let ended = laneValues.withUnsafeMutableBufferPointer({ finishBegun(operation, $0) }) {
+            if let ended { throw ended }
+            return
+        }
         var fed: UnsafePointer<Float>?
         if let feedback, !sum.isEmpty {
             let segmentation = Segmentation(elements: sum.count, owners: plan.owners)
@@ -331,6 +344,22 @@ public final class Group: Sendable {
             }
         }
         if let outcome { throw outcome }
+    }
+
+    /// What a caller of a training step's all-reduce must give.
+    func check(
+        _ contributions: [(subtree: LaneSubtree, values: UnsafeBufferPointer<Float>)],
+        _ sum: UnsafeMutableBufferPointer<Float>
+    ) {
+        let mine = plan.tree.subtrees[rank]
+        precondition(
+            plan.combines || contributions.elementsEqual(mine) { $0.subtree == $1 },
+            "rank \(rank) contributes \(contributions.map(\.subtree)), its lanes are \(mine)"
+        )
+        precondition(
+            contributions.allSatisfy { $0.values.count == sum.count },
+            "contributions of \(contributions.map(\.values.count)) values for a sum of \(sum.count)"
+        )
     }
 
     /// Does an operation, the way that this group has.

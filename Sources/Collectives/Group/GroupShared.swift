@@ -18,8 +18,16 @@ struct GroupPlan: Sendable {
     var combines = false
     /// How values may travel beside exactly.
     var codec = PayloadCodec.exact
+    /// How the values of a training step are cut; none = in one.
+    var buckets: [Range<Int>] = []
 
     var memberCount: Int { lanes.count }
+
+    /// How the values of an operation are cut; none = in one.
+    func buckets(of shape: OperationShape) -> [Range<Int>] {
+        let isStep = shape.form == OperationForm() && shape.codec == .exact && !combines
+        return isStep && shape.elements == buckets.reduce(0, { $0 + $1.count }) ? buckets : []
+    }
 
     /// What another member's frame says of its operation; nil for what this generation does not do.
     func shape(of header: FrameHeader) -> OperationShape? {
@@ -44,6 +52,7 @@ struct GroupPlan: Sendable {
         for set in lanes { writer.write(set.bits) }
         for owns in owners { writer.write(UInt32(owns ? 1 : 0)) }
         if combines { writer.write("combined, \(codec)") }
+        if !buckets.isEmpty { writer.write("buckets \(buckets)") }
         return Digest(of: writer.bytes)
     }
 }
@@ -55,6 +64,9 @@ struct PostedOperation: @unchecked Sendable {
     var operation: UInt64
     /// What it is, as all members must say.
     var shape: OperationShape
+    /// False while the caller still computes its part: the first buckets are final (``GroupShared/given``), and the rows
+    /// are missing.
+    var isWhole = true
     /// Where the first value of each subtree stands; none where nothing is combined.
     var contributions: UnsafeBufferPointer<UnsafeRawPointer?>
     var laneValues: UnsafeMutableBufferPointer<Double>
@@ -76,6 +88,8 @@ final class GroupShared: Sendable {
     struct State {
         var member: MemberState
         var posted: PostedOperation?
+        /// What the caller has begun and not given whole yet.
+        var begun: PostedOperation?
         /// The operation that the caller exchanges through memory, on its own thread.
         var throughMemory: UInt64?
         /// Whether all members reach each other's memory, once that is settled.
@@ -95,6 +109,8 @@ final class GroupShared: Sendable {
     let state: Mutex<State>
     let wake: WakeEvent
     let finished = DispatchSemaphore(value: 0)
+    /// How many of the first buckets are final of what the caller has begun.
+    let given = Atomic(0)
     /// The caller has left an operation through memory after the end of the group.
     let hasLeft = DispatchSemaphore(value: 0)
 

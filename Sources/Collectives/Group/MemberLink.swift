@@ -28,6 +28,8 @@ final class MemberLink {
     /// The next frame belongs to an operation that the caller has not begun: reading waits.
     var isStalled = false
     var hasEnded = false
+    /// When it last gave a part of what it computed.
+    var lastContribution: ContinuousClock.Instant?
 
     // MARK: Outbound
     let outbox = UnsafeMutableRawBufferPointer.allocate(byteCount: stagingBytes, alignment: 64)

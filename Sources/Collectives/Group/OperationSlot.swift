@@ -48,7 +48,8 @@ final class OperationSlot {
             shape: shape,
             subtreeCounts: plan.tree.subtrees.map(\.count),
             laneCounts: plan.lanes.map(\.count),
-            owners: plan.owners
+            owners: plan.owners,
+            buckets: plan.buckets(of: shape)
         )
     }
 
@@ -63,7 +64,8 @@ final class OperationSlot {
         }
         fingerprint = ResultFingerprint()
         pieces.removeAll(keepingCapacity: true)
-        let mine = ledger.segmentation.segment(of: plan.rank).count * shape.form.type.byteCount
+        ownRows = UnsafeBufferPointer(start: nil, count: 0)
+        let mine = ledger.segmentation.valueCount(of: plan.rank) * shape.form.type.byteCount
         let needed = shape.form.combines ? foreignCount * mine : 0
         if values.count < needed {
             values.deallocate()
@@ -116,10 +118,12 @@ final class OperationSlot {
         }
     }
 
-    /// Where a contribution of another member for the own segment arrives; `start` is its index in the whole array.
-    func place(of rank: Int, position: Int, start: Int) -> UnsafeMutableRawPointer? {
-        let segment = ledger.segmentation.segment(of: plan.rank)
-        let offset = (foreignBefore[rank] + position) * segment.count + start - segment.lowerBound
+    /// Where another member's contribution to a piece of the own segment arrives.
+    func place(of rank: Int, position: Int, piece: Int) -> UnsafeMutableRawPointer? {
+        let segmentation = ledger.segmentation
+        let offset =
+            (foreignBefore[rank] + position) * segmentation.valueCount(of: plan.rank)
+            + segmentation.valuesBefore(piece, of: plan.rank)
         return values.baseAddress?.advanced(by: offset * shape.form.type.byteCount)
     }
 }

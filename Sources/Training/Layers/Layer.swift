@@ -70,6 +70,8 @@ struct TrainingPass {
     var precision = Precision.float32
     /// Asked between two layers, from then on the pass may be dropped.
     var isWanted: () -> Bool = { true }
+    /// Told of each node when backward is done with it and all behind it: their gradients are final.
+    var didPass: (_ node: Int) -> Void = { _ in }
 }
 
 /// What a layer works with during one pass of one lane.

@@ -29,23 +29,34 @@ final class LaneTree {
         return arena
     }
 
-    /// Sums a set of lanes into its subtrees.
-    func contributions(of set: LaneSet, kernels: Kernels, pool: LanePool) -> [Contribution] {
-        set.subtrees(laneCount: laneCount).map { tree in
+    /// How a subtree's sum comes from its lanes.
+    struct Sum {
+        var target: UnsafeMutablePointer<Float>
+        /// The lanes' gradients, in rising order.
+        var parts: [UnsafePointer<Float>]
+    }
+
+    /// Where the sums of a set of lanes' subtrees stand, and how they are made; a lane alone is its own sum.
+    func subtrees(of set: LaneSet) -> (contributions: [Contribution], sums: [Sum]) {
+        var sums: [Sum] = []
+        let contributions = set.subtrees(laneCount: laneCount).map { tree in
             if tree.level == 0 {
                 return Contribution(subtree: tree, values: gradient(of: tree.start).buffer)
             }
-            let target: FloatArena
-            if let known = sums[tree] {
-                target = known
-            } else {
-                target = makeArena(count)
-                sums[tree] = target
-            }
+            let target = self.sums[tree] ?? makeArena(count)
+            self.sums[tree] = target
             let parts = tree.lanes.map { UnsafePointer(gradient(of: $0).pointer) }
-            pool.forEachSlice(count) { kernels.treeSum(target.pointer, parts, $0) }
+            sums.append(Sum(target: target.pointer, parts: parts))
             return Contribution(subtree: tree, values: target.buffer)
         }
+        return (contributions, sums)
+    }
+
+    /// Sums a set of lanes into its subtrees.
+    func contributions(of set: LaneSet, kernels: Kernels, pool: LanePool) -> [Contribution] {
+        let (contributions, sums) = subtrees(of: set)
+        for sum in sums { pool.forEachSlice(count) { kernels.treeSum(sum.target, sum.parts, $0) } }
+        return contributions
     }
 
     /// Frees what a set of lanes does not need, after a change of lanes.

@@ -22,6 +22,7 @@ extension TrainingLoop {
         return try results(lanes.count) { index, thread, team in
             guard !batches[index].isEmpty else {
                 gradients[index].clear()
+                stream.map(GradientStream.Lane.init)?.passedAll()
                 return LaneResult()
             }
             // An island is ahead of the others: its lanes stay.
@@ -76,6 +77,7 @@ extension TrainingLoop {
         isWanted: @escaping () -> Bool
     ) -> LaneResult {
         var result = LaneResult()
+        let lane = stream.map(GradientStream.Lane.init)
         for first in stride(from: 0, to: batch.count, by: workspace.capacity) {
             let part = batch[first..<min(batch.count, first + workspace.capacity)]
             let begun = ContinuousClock.now
@@ -86,6 +88,12 @@ extension TrainingLoop {
             workspace.mix(mix, count: part.count)
             let loaded = ContinuousClock.now
             let target = first == 0 ? gradient : workspace.partGradient
+            func addUp(_ range: Range<Int>) {
+                guard first > 0 else { return }
+                let first = range.lowerBound
+                kernels.add(gradient.pointer + first, target.pointer + first, range.count)
+            }
+            let isLast = first + workspace.capacity >= batch.count
             let (loss, correct) = workspace.train(
                 count: part.count,
                 weights: weights.pointer,
@@ -95,12 +103,13 @@ extension TrainingLoop {
                     step: step,
                     position: place + first,
                     precision: record.spec.precision ?? .float32,
-                    isWanted: isWanted
+                    isWanted: isWanted,
+                    didPass: { node in if isLast { lane?.passed(node, finish: addUp) } }
                 ),
                 team: team
             )
             guard !workspace.wasDropped else { return LaneResult(isDropped: true) }
-            if first > 0 { kernels.add(gradient.pointer, target.pointer, gradient.count) }
+            if isLast, let lane { lane.passedAll(finish: addUp) } else { addUp(0..<gradient.count) }
             let times = LaneTimes(
                 data: Self.seconds(begun, loaded),
                 forward: Self.seconds(loaded, workspace.forwardEnded),

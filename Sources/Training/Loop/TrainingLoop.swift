@@ -50,6 +50,10 @@ public final class TrainingLoop {
     var lossWatch = LossWatch()
     /// What the lanes gave in the last step, for the case that its update broke the weights.
     var lastValues: (step: Int, values: [Double])?
+    /// The gradient of the step in hand, while it travels already; nil while it is given at once.
+    var stream: GradientStream?
+    /// In which parts it travels then.
+    var buckets: GradientBuckets
     /// Replicas that train by themselves between two operations; nil while every step is one.
     let islands: Islands?
     /// The exchange, where it sends matrices as thin ones.
@@ -162,6 +166,7 @@ public final class TrainingLoop {
         mixup = try spec.augment?.first { $0.type == Mixup.type }.map { try Mixup($0, model: model) }
         self.kernels = kernels
         self.model = model
+        buckets = model.gradientBuckets
         self.optimizer = optimizer
         self.loss = loss
         random = RandomSource(seed: spec.seed)
@@ -350,6 +355,7 @@ public final class TrainingLoop {
         let (values, exchangeSeconds, laneSeconds) = try operate(
             sum: sum.mutableBuffer,
             settles: state.step + 1 == samples.stepsPerEpoch,
+            isStep: true,
             contributions: { tree.contributions(of: $0, kernels: kernels, pool: pool) },
             compute: { missing, _ in try computeLanes(missing, weights: weights, step: state.step) }
         )
@@ -420,12 +426,14 @@ public final class TrainingLoop {
     /// - Parameters:
     ///   - sum: `[N]`, or empty.
     ///   - settles: nothing may be left behind.
+    ///   - isStep: what the lanes give is the gradient of a step.
     ///   - contributions: what the lanes that are held give, summed into their subtrees.
     ///   - compute: the rows of the lanes that it is given, in order; told whether the operation came to nothing before.
     /// - Returns: the rows of all lanes, the seconds in the exchange, and what all held lanes took together.
     func operate(
         sum: UnsafeMutableBufferPointer<Float>,
         settles: Bool = false,
+        isStep: Bool = false,
         contributions: (LaneSet) -> [Contribution],
         compute: (_ missing: [Int], _ isRetry: Bool) throws -> [LaneResult]
     ) throws -> ([Double], Double, Double?) {
@@ -441,7 +449,11 @@ public final class TrainingLoop {
             let held = exchange.lanes
             let missing = held.lanes.filter { rows[$0] == nil }
             let begun = ContinuousClock.now
-            for (lane, result) in zip(missing, try compute(missing, isRetry)) where !result.isDropped {
+            // What is computed again is a part, and mostly little of it.
+            stream = isStep && !isRetry ? beginStream(held, sum) : nil
+            defer { stream = nil }
+            for (lane, result) in zip(missing, try computing { try compute(missing, isRetry) })
+            where !result.isDropped {
                 rows[lane] = result
                 spent.lanes.add(result.times)
             }
@@ -459,7 +471,7 @@ public final class TrainingLoop {
                 values[lane * Self.valueCount + 1] = row.correct
                 values[lane * Self.valueCount + 2] = Double(row.count)
             }
-            let given = contributions(held)
+            let given = stream?.contributions ?? contributions(held)
             spent.adding += Self.seconds(since: adding)
             laneSeconds = missing.count == held.count ? Self.seconds(since: begun) : nil
             let start = ContinuousClock.now
