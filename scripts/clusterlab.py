@@ -308,10 +308,10 @@ class Lab:
 
     def upheavals(self):
         """Generations of the latest run, without those that only moved lanes (a busy machine may ask for one at any
-        time)."""
+        time) or took in a trainer that was started again (a long run does, a short one ends before)."""
         generations = [text for text in self.events("membership") if text.startswith("generation ")]
-        moves = ("lanes follow the measured speed", "late: the others compute them")
-        return sum(not any(move in text for move in moves) for text in generations)
+        minor = ("lanes follow the measured speed", "late: the others compute them", " is back")
+        return sum(not any(word in text for word in minor) for text in generations)
 
     def trainers(self):
         """Pids of the trainers."""
@@ -377,6 +377,10 @@ class Ledger:
     def samples(self):
         """Samples of its steps by number."""
         return {row["step"]: row["samples"] for row in self._of_latest("step, samples", "step_metrics", "step")}
+
+    def times(self):
+        """When its steps were reported, in order; seconds since 1970, within a tenth of a second."""
+        return [row["time"] for row in self._of_latest("time", "step_metrics", "step")]
 
     def generations(self):
         """Its generations: number, time (seconds since 1970), reason."""

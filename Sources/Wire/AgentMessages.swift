@@ -145,6 +145,8 @@ public struct AgentStatus: Codable, Sendable {
         public var isFinished: Bool
         /// How it ended; nil while it runs.
         public var end: ProcessEnd?
+        /// True while it has no state of the run: it came while the others were at work.
+        public var joins: Bool
         /// All fields.
         public init(
             run: RunID,
@@ -153,7 +155,8 @@ public struct AgentStatus: Codable, Sendable {
             pid: Int32?,
             address: String?,
             isFinished: Bool,
-            end: ProcessEnd?
+            end: ProcessEnd?,
+            joins: Bool = false
         ) {
             self.run = run
             self.attempt = attempt
@@ -162,6 +165,7 @@ public struct AgentStatus: Codable, Sendable {
             self.address = address
             self.isFinished = isFinished
             self.end = end
+            self.joins = joins
         }
     }
 

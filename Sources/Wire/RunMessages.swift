@@ -151,7 +151,8 @@ public struct GenerationPlan: Codable, Sendable, Hashable {
         GenerationView(
             number: number,
             mark: basis?.mark ?? 0,
-            members: members.map { GenerationView.Member(member: $0.member, lanes: $0.lanes) }
+            members: members.map { GenerationView.Member(member: $0.member, lanes: $0.lanes) },
+            joiners: joiners
         )
     }
 }

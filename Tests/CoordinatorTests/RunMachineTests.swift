@@ -197,7 +197,7 @@ import Wire
         #expect(next.members.map(\.lanes.count) == [2, 2, 0])
         #expect(next.giver == 0)
         #expect(next.writers == [0, 1])
-        // What it caught up with in a generation that is over is not the state of this one.
+        // Before it is in this one it has nothing to do with its lanes.
         #expect(machine.handle(.caughtUp(member: 2, generation: 1), now: start).isEmpty)
         let worked = try plan(machine.handle(.caughtUp(member: 2, generation: 2), now: start))
         #expect(worked.members.allSatisfy { !$0.lanes.isEmpty })
@@ -218,7 +218,8 @@ import Wire
                 pid: 7,
                 address: member.address,
                 isFinished: false,
-                end: nil
+                end: nil,
+                joins: member.member == 2
             )
             return (host: member.host, trainer: trainer)
         }
@@ -228,6 +229,60 @@ import Wire
         #expect(anew.joiners == [2])
         #expect(anew.members.map(\.lanes.count) == [2, 2, 0])
         #expect(anew.giver == 0)
+    }
+
+    @Test func whoJoinsStaysWithoutLanesWhenAnotherOneHasCaughtUp() throws {
+        var machine = try running(["a"], lanes: 4)
+        for (member, host) in [(1, "b"), (2, "c")] {
+            _ = machine.handle(.joining(member: member, host: host), now: start)
+            _ = machine.handle(.listening(member: member, address: "x:7"), now: start)
+        }
+        let next = try plan(machine.handle(.caughtUp(member: 1, generation: 3), now: start))
+        #expect(next.joiners == [2])
+        #expect(next.members.map(\.lanes.count) == [2, 2, 0])
+    }
+
+    @Test func whoCaughtUpInAGenerationThatIsOverGetsLanesWithTheNextOne() throws {
+        var machine = try running(["a", "b", "b"], lanes: 4)
+        _ = machine.handle(.joining(member: 3, host: "c"), now: start)
+        _ = machine.handle(.listening(member: 3, address: "x:7"), now: start)
+        let lost = RunMachine.Event.exited(member: 1, end: ProcessEnd(.signalled(9)))
+        #expect(try plan(machine.handle(lost, now: start)).joiners == [3])
+        #expect(machine.handle(.caughtUp(member: 3, generation: 2), now: start).isEmpty)
+        let again = RunMachine.Event.exited(member: 2, end: ProcessEnd(.signalled(9)))
+        let next = try plan(machine.handle(again, now: start))
+        #expect(next.members.map(\.member) == [0, 3])
+        #expect(next.joiners.isEmpty && next.members.allSatisfy { $0.lanes.count == 2 })
+    }
+
+    @Test func whoCouldNotBeGivenTheStateIsGivenUpAlone() throws {
+        var machine = try running(["a", "b"], lanes: 4)
+        _ = machine.handle(.joining(member: 2, host: "b"), now: start)
+        _ = machine.handle(.listening(member: 2, address: "x:7"), now: start)
+        let actions = machine.handle(.unsupplied(member: 2, reason: "no way"), now: start)
+        #expect(actions.first == .expel(member: 2, reason: "no way"))
+        // Its neighbour may be at work where nobody here hears it: it has not left.
+        #expect(try plan(actions).members.map(\.member) == [0, 1])
+        #expect(machine.succession.left.isEmpty)
+        #expect(machine.handle(.unsupplied(member: 1, reason: "no way"), now: start).isEmpty)
+    }
+
+    @Test func noTwoProcessesEverHaveOneNumber() throws {
+        var machine = try running(["a", "b"], lanes: 4)
+        _ = machine.handle(.joining(member: machine.nextMember, host: "c"), now: start)
+        // The next coordinator knows of it even when its host can't be asked.
+        let kept = machine.succession.kept(attempt: 1)
+        var succession = Succession()
+        succession.take(kept)
+        let second = RunMachine(
+            run: machine.run,
+            attempt: 1,
+            laneCount: 4,
+            trainers: [],
+            plan: nil,
+            succession: succession
+        )
+        #expect(second.nextMember == 3)
     }
 
     @Test func aLossWhileAHostJoinsLeavesItWithoutLanes() throws {
@@ -325,7 +380,7 @@ import Wire
             reason: "reset"
         )
         #expect(machine.handle(stale, now: start).isEmpty)
-        #expect(machine.deadline == nil)
+        #expect(machine.relinkAt == nil)
     }
 
     @Test func theRunEndsWhenAllThatAreLeftHaveFinished() throws {

@@ -10,6 +10,7 @@ struct PlantedBugTests {
     enum Bug: String, CaseIterable, CustomTestStringConvertible {
         case majorityOffByOne, staleFrameAccepted, laneAssignedTwice, readyCountedTwice
         case commitBeforeAllReady, retainedResultLost, coordinatorDoesNotReconcile, coordinatorCountsNobody
+        case joinsWithoutState
 
         var testDescription: String { rawValue }
 
@@ -36,6 +37,7 @@ struct PlantedBugTests {
                     proposal.view.number > knowledge.newest ? nil : "old"
                 }
                 harness.succession = Succession(isQuorum: half)
+            case .joinsWithoutState: harness.waitsForState = false
             case .staleFrameAccepted: harness.accepts = { _, _ in true }
             case .laneAssignedTwice:
                 harness.rules.elect = { ballot, votes in

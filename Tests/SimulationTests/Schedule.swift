@@ -91,6 +91,14 @@ enum Schedule {
         if !world.commitsSomething(within: 40_000_000), world.violation == nil, world.verdict == nil {
             world.fail("nothing was committed for 40 s, with everybody in reach")
         }
+        // Now and then it is also waited until whoever came back has caught up.
+        guard world.happens(10) else { return }
+        let begin = world.time
+        world.run(until: begin + 30_000_000)
+        guard world.verdict == nil, world.violation == nil else { return }
+        if let late = world.trainers.first(where: { $0.isAlive && $0.lacksState && $0.began < begin }) {
+            world.fail("member \(late.member) joined, and has nothing of the run 30 s later")
+        }
     }
 
     /// Without a coordinator those go on who are a quorum of the last generation that committed something.

@@ -16,13 +16,15 @@ final class SimAgent {
     private(set) var ends: [Int: ProcessEnd] = [:]
     private var words: [Int: [GenerationView]] = [:]
     private(set) var isCoordinated = true
+    /// Since when nobody coordinates.
+    private var aloneSince: World.Time?
 
     init(_ host: Int, in world: World) {
         self.host = host
         self.world = world
     }
 
-    var members: [SimTrainer] { world.trainers.filter { $0.host == host } }
+    var members: [SimTrainer] { world.trainers.filter { $0.host == host && $0.isStarted } }
 
     func report(_ member: Int, _ report: TrainerReport) {
         guard isAlive else { return }
@@ -51,16 +53,48 @@ final class SimAgent {
         }
     }
 
+    /// Starts a trainer that joins; it loads the data, and says when it listens.
+    func start(_ member: Int) {
+        guard isAlive else { return }
+        let trainer = world.trainers[member]
+        trainer.start()
+        trainer.feed(.coordinator(isPresent: isCoordinated))
+        world.after(world.random(50_000...800_000)) { [self] in
+            trainer.act {
+                self.report(
+                    member,
+                    .listening(address: "m\(member)", trainingSamples: 0, stepsPerEpoch: 0)
+                )
+            }
+        }
+        giveUpWithoutState(trainer)
+    }
+
+    /// A trainer that keeps the others waiting for its state ends when nobody coordinates for long, as
+    /// `NetworkExchange.giveUpAlone` has it.
+    private func giveUpWithoutState(_ trainer: SimTrainer) {
+        world.after(500_000) { [self] in
+            guard trainer.isAlive, trainer.lacksState else { return }
+            if let aloneSince, world.time - aloneSince > 10_000_000, trainer.waitsForCoordinator,
+                !trainer.isStopped
+            {
+                report(trainer.member, .failed(message: "nobody brings the state", hint: nil))
+                return trainer.kill(ProcessEnd(.exited(1)))
+            }
+            giveUpWithoutState(trainer)
+        }
+    }
+
     func expel(_ member: Int) {
         guard isAlive, world.trainers[member].host == host else { return }
         world.trainers[member].kill()
     }
 
     /// A trainer ended: its own agent has its last words.
-    func ended(_ member: Int) {
+    func ended(_ member: Int, _ end: ProcessEnd) {
         guard isAlive, ends[member] == nil else { return }
-        ends[member] = ProcessEnd(.signalled(9))
-        report(member, .exited(ProcessEnd(.signalled(9))))
+        ends[member] = end
+        report(member, .exited(end))
         let said = words[member] ?? []
         for trainer in members where trainer.member != member {
             trainer.act { trainer.feed(.ended(member: member, said)) }
@@ -99,6 +133,7 @@ final class SimAgent {
     func coordinated(_ isPresent: Bool) {
         guard isAlive else { return }
         isCoordinated = isPresent
+        aloneSince = isPresent ? nil : aloneSince ?? world.time
         for trainer in members { trainer.act { trainer.feed(.coordinator(isPresent: isPresent)) } }
     }
 }
@@ -113,7 +148,7 @@ extension World {
             members: proposal.view.members.map {
                 GenerationPlan.Member(
                     member: $0.member,
-                    host: "h\(shape.placement[$0.member])",
+                    host: "h\(trainers[$0.member].host)",
                     address: "m\($0.member)",
                     lanes: $0.lanes
                 )

@@ -96,11 +96,94 @@ final class SimCoordinator {
         case .expel(let member, let reason):
             world.note("coordinator expels \(member): \(reason)")
             request(world.trainers[member].host) { $0.expel(member) }
+        case .start(let host): startAgain(on: host)
+        case .note(let words): world.note("coordinator: \(words)")
         case .finish: world.verdict = "finished"
         case .interrupt(let reason):
             world.note("coordinator: interrupted, \(reason)")
             world.verdict = "interrupted"
         case .fail(let message, _): world.verdict = "failed: \(message)"
+        }
+    }
+
+    /// As `Coordinator.startAgain`: on a host that can be reached and has a lane for it.
+    private func startAgain(on name: String) {
+        guard let machine, let host = sessions.indices.first(where: { "h\($0)" == name }) else { return }
+        guard sessions[host] != 0 else { return feed(.lacks(host: name, isReachable: false)) }
+        let active = machine.members.values.filter(\.isActive)
+        guard active.count < world.shape.laneCount,
+            active.count(where: { $0.host == name }) < workers(of: host)
+        else { return }
+        start(on: host, isBack: true)
+    }
+
+    /// As `Coordinator.joinAfterRest`: a host with a new agent helps again.
+    private func joinAfterRest(_ host: Int) {
+        guard let rest = machine.map({ $0.cooldown.end("h\(host)", at: world.now) - world.now }) else {
+            return
+        }
+        let mine = life
+        world.after(max(0, Int64(rest / .microseconds(1)))) { [self] in
+            guard life == mine, let machine, sessions[host] != 0 else { return }
+            let room = world.shape.laneCount - machine.members.values.count(where: \.isActive)
+            let count = min(room, workers(of: host))
+            guard count > 0 else { return }
+            feed(.routing)
+            for _ in 0..<count { start(on: host) }
+            world.after(world.random(10_000...400_000)) { [self] in
+                if life == mine { feed(.routed([], here: [])) }
+            }
+        }
+    }
+
+    private func start(on host: Int, isBack: Bool = false) {
+        guard let machine, world.verdict == nil else { return }
+        let member = machine.nextMember
+        guard member == world.trainers.count else {
+            return world.fail("member \(member) is started as the \(world.trainers.count + 1)th")
+        }
+        world.note("member \(member) is started on host \(host)")
+        world.trainers.append(
+            SimTrainer(member, host: host, in: world, seed: world.chance.next(), joins: true)
+        )
+        feed(.joining(member: member, host: "h\(host)", isBack: isBack))
+        let mine = life
+        request(
+            host,
+            orElse: { [self] in
+                guard life == mine else { return }
+                feed(.exited(member: member, end: ProcessEnd(.exited(1))))
+                if isBack { feed(.lacks(host: "h\(host)", isReachable: false)) }
+            }
+        ) { $0.start(member) }
+    }
+
+    private func workers(of host: Int) -> Int { world.shape.placement.count { $0 == host } }
+
+    /// As `Coordinator.joining(in:)`.
+    private func joining(in generation: Int) -> [Int] {
+        guard let machine, let plan, plan.number == generation else { return [] }
+        return plan.members.map(\.member).filter { machine.members[$0]?.joins == true }
+    }
+
+    /// Brings something to those who join in a generation, as `Coordinator.hand` and `supply`.
+    private func hand(_ generation: Int, after wait: World.Time, _ give: @escaping (SimTrainer) -> Void) {
+        let mine = life
+        world.after(wait) { [self] in
+            guard life == mine else { return }
+            for member in joining(in: generation) {
+                request(
+                    world.trainers[member].host,
+                    orElse: { [self] in
+                        guard life == mine, joining(in: generation).contains(member) else { return }
+                        feed(.unsupplied(member: member, reason: "it could not be given the state"))
+                    }
+                ) { [world] agent in
+                    guard agent.isAlive else { return }
+                    let trainer = world.trainers[member]
+                    trainer.act { give(trainer) }
+                }
+            }
         }
     }
 
@@ -112,16 +195,30 @@ final class SimCoordinator {
     }
 
     /// Asks something of an agent; it waits in the connection while the way is cut, and is gone with it.
-    private func request(_ host: Int, _ body: @escaping (SimAgent) -> Void) {
+    private func request(
+        _ host: Int,
+        orElse failed: @escaping () -> Void = {},
+        _ body: @escaping (SimAgent) -> Void
+    ) {
         let session = sessions[host]
-        guard isAlive, session != 0 else { return }
-        deliver(host, session, body)
+        guard isAlive else { return }
+        guard session != 0 else { return failed() }
+        deliver(host, session, failed, body)
     }
 
-    private func deliver(_ host: Int, _ session: Int, _ body: @escaping (SimAgent) -> Void) {
+    private func deliver(
+        _ host: Int,
+        _ session: Int,
+        _ failed: @escaping () -> Void,
+        _ body: @escaping (SimAgent) -> Void
+    ) {
         world.after(world.latency) { [self] in
-            guard sessions[host] == session else { return }
-            if world.isOpen(node, host) { body(world.agents[host]) } else { deliver(host, session, body) }
+            guard sessions[host] == session else { return failed() }
+            if world.isOpen(node, host) {
+                body(world.agents[host])
+            } else {
+                deliver(host, session, failed, body)
+            }
         }
     }
 
@@ -164,6 +261,15 @@ final class SimCoordinator {
                     reason: reason
                 )
             )
+        case .listening(let address, _, _): feed(.listening(member: member, address: address))
+        case .standing(let generation, let standing):
+            let operation = UInt64(standing) ?? 0
+            hand(generation, after: 0) { $0.put(standing: operation, generation) }
+        case .state(let generation, let manifest):
+            let state = world.states[Int(manifest.raw[0]) | Int(manifest.raw[1]) << 8]
+            hand(generation, after: world.random(5_000...2_000_000)) { $0.put(state: state, generation) }
+        case .caughtUp(let generation): feed(.caughtUp(member: member, generation: generation))
+        case .failed(let message, let hint): feed(.failed(member: member, message: message, hint: hint))
         case .exited(let end): feed(.exited(member: member, end: end))
         case .pace(let generation, let pace): feed(.pace(member: member, generation: generation, pace))
         case .late(let generation, let late, let milliseconds):
@@ -238,14 +344,18 @@ final class SimCoordinator {
         guard let machine else { return }
         for trainer in agent.members {
             if isNew {
-                feed(.exited(member: trainer.member, end: ProcessEnd(.signalled(9))))
+                feed(.exited(member: trainer.member, end: Self.agentEnded))
             } else if trainer.isAlive, machine.parkedFor == nil,
                 machine.members[trainer.member]?.isActive == false
             {
                 request(host) { $0.expel(trainer.member) }
             }
         }
+        if isNew { joinAfterRest(host) }
     }
+
+    /// What is said of a trainer that its host's new agent knows nothing of.
+    private static let agentEnded = ProcessEnd(.signalled(9), cause: "its agent has ended")
 
     // MARK: Life
 
@@ -318,7 +428,8 @@ final class SimCoordinator {
                         pid: trainer.isAlive ? 7 : nil,
                         address: "m\(trainer.member)",
                         isFinished: false,
-                        end: agent.ends[trainer.member]
+                        end: agent.ends[trainer.member],
+                        joins: trainer.lacksState
                     )
                 )
             }
@@ -343,12 +454,26 @@ final class SimCoordinator {
             if let end = trainer.end { feed(.exited(member: trainer.member, end: end)) }
         }
         for host in asked.sorted() {
-            if world.agents[host].instance != 0 {
-                for trainer in world.agents[host].members where !trainer.isAlive {
-                    feed(.exited(member: trainer.member, end: ProcessEnd(.signalled(9))))
-                }
+            let agent = world.agents[host]
+            // As `Coordinator.missThoseBefore`: what an agent does not know has ended, or never began.
+            for trainer in world.trainers where trainer.host == host {
+                guard !trainer.isStarted || agent.instance != 0 && !trainer.isAlive else { continue }
+                feed(.exited(member: trainer.member, end: Self.agentEnded))
             }
-            instances[host] = world.agents[host].instance
+            instances[host] = agent.instance
+        }
+        // As `Coordinator.missTrainersBefore`.
+        if let machine,
+            machine.members.contains(where: { $0.value.joins && !machine.planned.contains($0.key) })
+        {
+            feed(.routing)
+            feed(.routed([], here: []))
+        }
+        for host in asked.sorted() where sessions[host] != 0 {
+            let working = machine?.members.values.count { $0.host == "h\(host)" && $0.isActive } ?? 0
+            for _ in 0..<max(0, workers(of: host) - working) {
+                feed(.lacks(host: "h\(host)", isReachable: true))
+            }
         }
     }
 }

@@ -59,22 +59,41 @@ final class SimTrainer {
     /// The content of the retained result.
     var retained: UInt64 = 0
     var group: SimGroup?
-    var isAlive = true
+    var isAlive: Bool
+    /// False until its agent started it.
+    private(set) var isStarted: Bool
+    private(set) var began: World.Time = 0
+    /// True while a member that came later has no state of the run, as `NetworkExchange.isBehind`.
+    private(set) var lacksState: Bool
+    /// What a member that joins kept of the operations since where the run stood; nil before it knows that.
+    private var backlog: (begins: UInt64, contents: [UInt64])?
+    /// What came for those who join in a generation.
+    private var standing: (generation: Int, operation: UInt64)?
+    private var copy: (generation: Int, state: SimState)?
+    /// Its memory does not do for that: it takes part only with the state.
+    private let hasRoom: Bool
+    /// What was applied so far: it differs when anything differs.
+    private var weights: UInt64 = 0
     private(set) var isStopped = false
     private var inbox: [() -> Void] = []
     /// One direction of a link delivers in order.
     private var linkFree: [Int: World.Time] = [:]
     private var tickAt: World.Time?
     private var lastLoss: (generation: Int, member: Int?, isSilent: Bool)?
-    /// Proposals by their mark that came from the agent.
-    private var announced: Set<UInt64> = []
+    /// Plans by their mark that came from the agent.
+    private var announced: [UInt64: GenerationPlan] = [:]
 
-    init(_ member: Int, host: Int, in world: World, seed: UInt64) {
+    init(_ member: Int, host: Int, in world: World, seed: UInt64, joins: Bool = false) {
+        lacksState = joins
+        (isAlive, isStarted) = (!joins, !joins)
+        hasRoom = !joins || world.happens(80)
+        if joins { state = .joining }
         self.member = member
         self.host = host
         self.world = world
         machine = MembershipMachine(
             member: member,
+            joins: joins,
             laneCount: world.shape.laneCount,
             seed: seed,
             rules: world.harness.rules
@@ -91,6 +110,9 @@ final class SimTrainer {
         if isStopped { inbox.append(body) } else { body() }
     }
 
+    /// Its agent starts it.
+    func start() { (isAlive, isStarted, began) = (true, true, world.time) }
+
     func stop(for duration: World.Time) {
         guard isAlive, !isStopped else { return }
         world.note("member \(member) is stopped")
@@ -104,14 +126,14 @@ final class SimTrainer {
         }
     }
 
-    func kill() {
+    func kill(_ end: ProcessEnd = ProcessEnd(.signalled(9))) {
         guard isAlive else { return }
-        world.note("member \(member) is killed")
+        world.note("member \(member) is ended, \(end)")
         isAlive = false
         let old = group
         group = nil
         if let old { tell(old, .bye, afterDeath: true) }
-        world.after(world.random(1_000...30_000)) { [self] in agent.ended(member) }
+        world.after(world.random(1_000...30_000)) { [self] in agent.ended(member, end) }
     }
 
     /// An event for the membership machine.
@@ -142,7 +164,7 @@ final class SimTrainer {
                 to.act { to.feed(.received(from: member, message)) }
             }
         case .record(let proposal):
-            if announced.contains(proposal.view.mark) {
+            if announced[proposal.view.mark] != nil {
                 agent.report(member, .opening(generation: proposal.view.number, mark: proposal.view.mark))
             } else {
                 agent.accepted(member, proposal)
@@ -161,7 +183,7 @@ final class SimTrainer {
     }
 
     func received(_ plan: GenerationPlan) {
-        announced.insert(plan.view.mark)
+        announced[plan.view.mark] = plan
         guard plan.members.contains(where: { $0.member == member }), let basis = plan.basis else { return }
         feed(.announced(GenerationProposal(view: plan.view, basis: basis, reason: "")))
     }
@@ -184,7 +206,29 @@ final class SimTrainer {
                 self.broke(group, lost: missing.first, isSilent: false, failedToOpen: missing)
             }
         }
+        lookOut(group)
         meet(group)
+    }
+
+    /// Looks for those who will never come, as `Lookout` does: whose process is stopped or who can't be reached.
+    private func lookOut(_ group: SimGroup) {
+        world.after(1_100_000) { [self] in
+            act {
+                guard self.group === group, !group.isRunning else { return }
+                let missing = group.view.members.indices.filter { group.states[$0] == nil }
+                    .map { group.view.members[$0].member }
+                let silent = missing.filter { member in
+                    let other = self.world.trainers[member]
+                    return other.isStopped || !self.world.isOpen(other.host, self.host)
+                        || !self.world.isOpen(self.host, other.host)
+                }
+                if let first = silent.first {
+                    self.broke(group, lost: first, isSilent: true, failedToOpen: silent)
+                } else {
+                    self.lookOut(group)
+                }
+            }
+        }
     }
 
     /// Says who it is to those who have not answered, again and again.
@@ -201,7 +245,7 @@ final class SimTrainer {
         let states = group.view.members.indices.map { group.states[$0] ?? MemberState() }
         do {
             let decided = try Resolution.decide(rank: group.rank, states: states)
-            if decided.resolution == .commitReady { world.commits(member, state.committed, retained) }
+            if decided.resolution == .commitReady { commit(state.committed) }
             state = decided.state
             agent.report(member, .confirmed(generation: group.view.number, mark: group.view.mark))
             feed(.opened(group.view.number))
@@ -216,8 +260,82 @@ final class SimTrainer {
         group.isRunning = true
         group.operation = state.committed
         group.watch = SilenceWatch(members: group.count, limit: .seconds(1), now: world.now)
+        if lacksState, !world.harness.waitsForState { didCatchUp(group.view.number) }
+        let plan = announced[group.view.mark]
+        if plan?.joiners.contains(member) == true, !lacksState {
+            agent.report(member, .caughtUp(generation: group.view.number))
+        }
+        let givers = group.view.members.indices.filter { group.states[$0]?.isJoining != true }
+        let giver = givers.first { group.view.members[$0].member == plan?.giver } ?? givers.first
+        if givers.count < group.count, giver == group.rank { give(group.view.number) }
         begin(group)
+        hear()
         look(group)
+    }
+
+    // MARK: Joining
+
+    /// Copies the state for those who join, as `NetworkExchange.take(state:)`.
+    private func give(_ generation: Int) {
+        let copy = world.keep(SimState(operation: state.committed, weights: weights))
+        agent.report(member, .standing(generation: generation, "\(state.committed)"))
+        world.after(world.random(5_000...300_000)) { [self] in
+            act { self.agent.report(self.member, .state(generation: generation, manifest: digest(copy))) }
+        }
+    }
+
+    /// Where the run stands has come, for those who join in a generation; as `CommandBox` keeps it.
+    func put(standing operation: UInt64, _ generation: Int) {
+        standing = (generation, operation)
+        hear()
+    }
+
+    /// The state that belongs to it has come.
+    func put(state: SimState, _ generation: Int) {
+        copy = (generation, state)
+        hear()
+    }
+
+    /// Takes part once it is known where the run stands, and applies what it kept since to the state once that is here.
+    private func hear() {
+        guard lacksState, let group, group.isRunning else { return }
+        let number = group.view.number
+        if backlog == nil, let standing, standing.generation == number {
+            guard standing.operation == state.committed else {
+                return world.fail("member \(member) joins at \(state.committed), not \(standing.operation)")
+            }
+            backlog = (standing.operation, [])
+            if hasRoom { compute(group) }
+        }
+        guard let backlog, let copy, copy.generation == number else { return }
+        guard copy.state.operation == backlog.begins else {
+            return world.fail("member \(member) was given the state of another operation")
+        }
+        weights = backlog.contents.reduce(copy.state.weights, SimState.apply)
+        didCatchUp(number)
+        if !hasRoom { compute(group) }
+    }
+
+    private func didCatchUp(_ generation: Int) {
+        lacksState = false
+        backlog = nil
+        feed(.committed(generation))
+        agent.report(member, .caughtUp(generation: generation))
+    }
+
+    /// True while the others can't go on without something that only a coordinator brings.
+    var waitsForCoordinator: Bool {
+        lacksState && (group?.isRunning ?? false) && (backlog == nil || !hasRoom)
+    }
+
+    /// Applies the result of an operation, or keeps it.
+    private func commit(_ operation: UInt64) {
+        world.commits(member, operation, retained)
+        if lacksState {
+            backlog?.contents.append(retained)
+        } else {
+            weights = SimState.apply(weights, retained)
+        }
     }
 
     // MARK: An operation
@@ -239,6 +357,12 @@ final class SimTrainer {
         let early = group.early
         group.early = []
         for frame in early { take(frame, group) }
+        if lacksState, backlog == nil || !hasRoom { return }
+        compute(group)
+    }
+
+    /// Computes this member's lanes of an operation.
+    private func compute(_ group: SimGroup) {
         let operation = group.operation
         // Now and then a lane takes long, and the others may take it over.
         let takes = world.happens(2) ? world.random(500_000...6_000_000) : world.random(20_000...250_000)
@@ -259,6 +383,9 @@ final class SimTrainer {
         state.begin()
         group.isComputed = true
         let lanes = group.view.members[group.rank].lanes
+        if !lanes.isEmpty, weights != world.weights(after: group.operation) {
+            return world.fail("member \(member) computes lanes without the state of the run")
+        }
         let subtrees = lanes.subtrees(laneCount: world.shape.laneCount)
         for rank in group.view.members.indices where rank != group.rank {
             if !lanes.isEmpty { send(group, .part(.laneValues, value: 0), to: rank) }
@@ -308,9 +435,9 @@ final class SimTrainer {
         case .diverged(let ranks): world.fail("ranks \(ranks) hold other results of \(group.operation)")
         case .commit:
             guard state.retained != nil else { return }
-            world.commits(member, group.operation, retained)
+            commit(group.operation)
             state.commit()
-            if !group.hasCommitted {
+            if !group.hasCommitted, !lacksState {
                 group.hasCommitted = true
                 feed(.committed(group.view.number))
             }
@@ -478,7 +605,9 @@ final class SimTrainer {
     private func leave() {
         guard let old = group else { return }
         group = nil
-        state = world.harness.keep(state)
+        // Who was given nothing yet has nothing, whatever the others counted.
+        state = lacksState ? .joining : world.harness.keep(state)
+        backlog = nil
         tell(old, .bye)
     }
 }

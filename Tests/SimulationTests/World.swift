@@ -35,6 +35,10 @@ final class World {
     private(set) lazy var coordinator = SimCoordinator(in: self)
     /// What was committed first, by operation.
     private(set) var committed: [UInt64] = []
+    /// What all of it makes of the weights, after so many operations.
+    private var weights: [UInt64] = [0]
+    /// States that were copied for members that join.
+    private(set) var states: [SimState] = []
     private(set) var violation: String?
     /// The run is over, as the coordinator sees it.
     var verdict: String?
@@ -142,6 +146,17 @@ final class World {
         if violation == nil { violation = "at \(Double(time) / 1e6) s: \(words)" }
     }
 
+    /// What a member that applied everything has before an operation; nil when that is not known yet.
+    func weights(after operations: UInt64) -> UInt64? {
+        weights.indices.contains(Int(operations)) ? weights[Int(operations)] : nil
+    }
+
+    /// Keeps a state; what it is known under.
+    func keep(_ state: SimState) -> UInt64 {
+        states.append(state)
+        return UInt64(states.count - 1)
+    }
+
     /// A member applies the result of an operation.
     func commits(_ member: Int, _ operation: UInt64, _ content: UInt64) {
         if operation < UInt64(committed.count) {
@@ -153,9 +168,23 @@ final class World {
             fail("member \(member) went on after the run was begun anew")
         } else if operation == UInt64(committed.count) {
             committed.append(content)
+            weights.append(SimState.apply(weights[weights.count - 1], content))
         } else {
             fail("operation \(operation) was committed before \(committed.count)")
         }
+    }
+}
+
+/// A state of the run, as it is given to members that join.
+struct SimState {
+    /// The next operation.
+    var operation: UInt64
+    var weights: UInt64
+
+    /// The weights after one more operation.
+    static func apply(_ weights: UInt64, _ content: UInt64) -> UInt64 {
+        var generator = SplitMix(weights ^ content)
+        return generator.next()
     }
 }
 
@@ -192,6 +221,8 @@ struct Harness {
     }
     /// What a member keeps of a group that broke.
     var keep: (MemberState) -> MemberState = { $0 }
+    /// True when a member that came later computes nothing before it has the state.
+    var waitsForState = true
     /// True when a coordinator that comes back asks the agents for the newest generation.
     var reconciles = true
 }

@@ -18,6 +18,8 @@ final class RunSupervisor: Sendable {
         var pid: Int32?
         var address: String?
         var isFinished = false
+        /// One that joined has caught up.
+        var hasState = false
         /// We killed it: nobody else did.
         var isExpelled = false
         var end: ProcessEnd?
@@ -292,7 +294,8 @@ final class RunSupervisor: Sendable {
                         pid: trainer.end == nil ? trainer.pid : nil,
                         address: trainer.address,
                         isFinished: trainer.isFinished,
-                        end: trainer.end
+                        end: trainer.end,
+                        joins: trainer.start.joins && !trainer.hasState
                     )
                 }
             }
@@ -394,6 +397,7 @@ final class RunSupervisor: Sendable {
             case .listening(let address, _, _):
                 state.runs[start.run]?.trainers[start.member]?.address = address
             case .finished: state.runs[start.run]?.trainers[start.member]?.isFinished = true
+            case .caughtUp: state.runs[start.run]?.trainers[start.member]?.hasState = true
             case .accepted(let plan, _):
                 state.runs[start.run]?.trainers[start.member]?.generations.append(plan.view)
                 if plan.number > state.runs[start.run]?.generation?.number ?? 0 {

@@ -19,25 +19,35 @@ public struct GenerationView: Codable, Hashable, Sendable {
     public var mark: UInt64
     /// In rising order of their numbers.
     public var members: [Member]
+    /// Those of them that began without the run's state: they have no word while anybody else is left.
+    public var joiners: [Int]
 
     /// All fields.
-    public init(number: Int, mark: UInt64, members: [Member]) {
+    public init(number: Int, mark: UInt64, members: [Member], joiners: [Int] = []) {
         self.number = number
         self.mark = mark
         self.members = members
+        self.joiners = joiners
     }
 
     /// The members' numbers.
     public var ids: Set<Int> { Set(members.map(\.member)) }
 
+    /// Those who have a word: the members that have not left, without those that join unless nobody else is there.
+    public func counted(left: Set<Int>) -> [Member] {
+        let there = members.filter { !left.contains($0.member) }
+        let full = there.filter { !joiners.contains($0.member) }
+        return full.isEmpty ? there : full
+    }
+
     /// Tells whether `some` may speak for this generation: the complement of a quorum is never one.
     ///
-    /// More than half of those who have not left, or exactly half with the member that holds lane 0.
+    /// More than half of those who have a word, or exactly half with the member that holds lane 0.
     /// - Parameters:
     ///   - some: members that take part; others are not counted.
     ///   - left: members whose end is proven, and whose last words are known; they count on neither side.
     public func isQuorum(_ some: Set<Int>, left: Set<Int> = []) -> Bool {
-        let counted = members.filter { !left.contains($0.member) }
+        let counted = counted(left: left)
         // All have ended: nobody can go on there.
         if counted.isEmpty { return true }
         let present = counted.filter { some.contains($0.member) }

@@ -162,9 +162,11 @@ public enum LanePlanner {
     /// Lane by lane to the member that is done with it first; ties go to the lower index. Each member gets at least one while there are enough, so that its speed stays known.
     /// - Parameters:
     ///   - laneCount: a power of two.
-    ///   - paces: one a member.
+    ///   - paces: one a member; whoever would never be done gets none.
     public static func counts(laneCount: Int, paces: [LanePace]) -> [Int] {
-        var counts = paces.indices.map { $0 < laneCount ? 1 : 0 }
+        var counts = paces.map { _ in 0 }
+        let able = paces.indices.filter { paces[$0].secondsPerRound.isFinite }
+        for index in able.prefix(laneCount) { counts[index] = 1 }
         for _ in counts.reduce(0, +)..<max(laneCount, counts.reduce(0, +)) {
             guard
                 let first = paces.indices.min(by: {

@@ -35,7 +35,7 @@ public struct MembershipMachine: Sendable {
         case openFailed(Int, missing: [Int], reason: String)
         /// A generation in which this member worked broke.
         case lost(Int, member: Int?, reason: String)
-        /// Something was committed in a generation.
+        /// Something was committed in a generation by this member, which has the run's state.
         case committed(Int)
         /// A coordinator is connected to this host's agent, or none is.
         case coordinator(isPresent: Bool)
@@ -149,10 +149,13 @@ public struct MembershipMachine: Sendable {
         case .balloting(let ballot):
             let enough = ballot.began + options.gathering
             return min(ballot.ends, max(enough, nextBallot ?? enough))
-        case .waiting: return isCoordinated || knowledge.current == nil ? nil : nextBallot
+        case .waiting: return mayBallot ? nextBallot : nil
         default: return nil
         }
     }
+
+    /// Who has nothing of the run yet does not ask for votes: it could not go on.
+    private var mayBallot: Bool { !isCoordinated && knowledge.current != nil && !knowledge.joins }
 
     /// The generation in which this member works; nil while it does not.
     public var working: GenerationView? {
@@ -178,8 +181,8 @@ public struct MembershipMachine: Sendable {
         case .lost(let number, _, let reason):
             guard case .working(let view) = phase, view.number == number else { return [] }
             return wait(because: reason, now)
-        case .committed(let number):
-            if working?.number == number { knowledge.joins = false }
+        case .committed:
+            knowledge.joins = false
             fruitless = 0
             return []
         case .coordinator(let isPresent):
@@ -273,9 +276,7 @@ public struct MembershipMachine: Sendable {
     private mutating func tick(_ now: ContinuousClock.Instant) -> [Effect] {
         switch phase {
         case .waiting:
-            guard !isCoordinated, let nextBallot, now >= nextBallot, knowledge.current != nil else {
-                return []
-            }
+            guard mayBallot, let nextBallot, now >= nextBallot else { return [] }
             return begin(now)
         case .balloting(let ballot): return count(ballot, now)
         default: return []

@@ -145,8 +145,9 @@ public struct MembershipRules: Sendable {
         }
         let left = Set(votes.values.flatMap(\.left.keys))
         let bodies = follows.filter { !$0.isVoid }.map(\.view)
+        // Who has nothing of the run yet can only be brought in by a coordinator.
         let able = bodies.reduce(base.ids.intersection(votes.keys)) { $0.intersection($1.ids) }
-            .subtracting(left)
+            .subtracting(left).filter { votes[$0]?.joins == false }
         guard !able.isEmpty, bodies.allSatisfy({ isQuorum($0, able, left) }) else {
             return .insufficient(shortage(bodies, able, left))
         }
@@ -211,7 +212,7 @@ public struct MembershipRules: Sendable {
 
     private static func shortage(_ bodies: [GenerationView], _ able: Set<Int>, _ left: Set<Int>) -> String {
         guard let body = bodies.first(where: { !$0.isQuorum(able, left: left) }) else { return "no quorum" }
-        let counted = body.ids.subtracting(left)
+        let counted = Set(body.counted(left: left).map(\.member))
         let missing = counted.subtracting(able).sorted().map(String.init).joined(separator: ", ")
         return
             "\(able.intersection(counted).count) of \(counted.count) members of generation \(body.number) are"
@@ -235,6 +236,8 @@ public struct MembershipRules: Sendable {
         let oldest = follows.first?.view.number ?? 0
         let known = (knowledge.confirmed.map { [$0] } ?? []) + knowledge.candidates
         for view in known where view.number >= oldest && !follows.contains(where: { $0.view == view }) {
+            // Another one with that number took effect, so this one never did; whoever joins can't be behind.
+            if knowledge.joins, view.number == oldest { continue }
             return "generation \(number) was made without knowing of generation \(view.number)"
         }
         guard proposal.basis.admits(proposal.view.ids) else {

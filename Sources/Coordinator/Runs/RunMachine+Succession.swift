@@ -18,8 +18,8 @@ extension RunMachine {
         guard !unheard.isEmpty else { return nil }
         let hosts = Set(unheard.map(succession.host(of:))).sorted()
         return
-            "\(hosts.joined(separator: ", ")) can't be reached and may go on without this machine; waits for it"
-            + " (coord down HOST says that a host is gone for good)"
+            "\(hosts.joined(separator: ", ")) can't be reached and may go on without this machine; waits until it is"
+            + " back, or until coord down HOST says that it is gone for good"
     }
 
     /// Nobody goes on until somebody is heard of.
@@ -71,6 +71,7 @@ extension RunMachine {
         generation = plan.number
         (parkedFor, relinkAt, announcedAt) = (nil, nil, now)
         planned = Set(plan.members.map(\.member))
+        learners = Set(plan.joiners)
         var actions = [Action.adopt(plan, reason: reason)]
         for number in members.keys.sorted() { members[number]?.lanes = LaneSet() }
         for member in plan.members {
@@ -81,6 +82,7 @@ extension RunMachine {
                 known.state = .listening(address: member.address)
             }
             (known.lanes, known.lastAddress) = (member.lanes, member.address)
+            known.joins = known.joins && plan.joiners.contains(member.member)
             members[member.member] = known
         }
         for number in members.keys.sorted() where !planned.contains(number) {
@@ -88,6 +90,7 @@ extension RunMachine {
             else { continue }
             members[number]?.state = .gone(reason: "\(member.host): the others went on without it")
             actions.append(.expel(member: number, reason: "generation \(plan.number) is without it"))
+            actions += missed(on: member.host, mayComeBack: true)
         }
         let ended = planned.contains { succession.left.contains($0) }
         return ended ? actions + next("lost \(missedHosts)") : actions
@@ -104,7 +107,10 @@ extension RunMachine {
             members[number]?.state = .gone(reason: "\(member.host): the others went on without it")
             members[number]?.lanes = LaneSet()
         }
-        return behind.keys.sorted().map { .expel(member: $0, reason: "the others went on without it") }
+        return behind.sorted { $0.key < $1.key }.flatMap { number, member in
+            [.expel(member: number, reason: "the others went on without it")]
+                + missed(on: member.host, mayComeBack: true)
+        }
     }
 
     /// A generation of ours can't take effect: a newer one must reckon with what the member knows.

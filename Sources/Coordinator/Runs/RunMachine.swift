@@ -19,6 +19,8 @@ struct RunMachine: Sendable {
         var lanes = LaneSet()
         /// True while the member has nothing of the run: it came while the others were at work, and has no lanes yet.
         var joins = false
+        /// True when it was started in the place of one that its host lost.
+        var isBack = false
         /// The generation that it came with; 0: it was there before this coordinator.
         var entered = 0
         /// Where it listened last, should it come back.
@@ -39,10 +41,14 @@ struct RunMachine: Sendable {
         case pace(member: Int, generation: Int, LanePace)
         /// Members keep another one waiting with their lanes.
         case late(reporter: Int, generation: Int, members: [Int], Duration)
-        /// A trainer was started for a run in progress.
-        case joining(member: Int, host: String)
+        /// A trainer was started for a run in progress; `isBack`: in the place of one that was lost.
+        case joining(member: Int, host: String, isBack: Bool = false)
+        /// A host has fewer trainers than it should: one was lost before this coordinator came, or could not be started.
+        case lacks(host: String, isReachable: Bool)
         /// A member that joined holds the run's state.
         case caughtUp(member: Int, generation: Int)
+        /// A member that joins could not be given the state.
+        case unsupplied(member: Int, reason: String)
         /// A host shall take no part any more; a person's word that it does nothing for the run.
         case leave(host: String)
         /// A host that could not be reached answers again, and these trainers live there, with their addresses.
@@ -74,6 +80,10 @@ struct RunMachine: Sendable {
         case park(reason: String)
         /// Kill a trainer that no longer belongs.
         case expel(member: Int, reason: String)
+        /// Start a trainer on a host that lost one; it joins.
+        case start(host: String)
+        /// Something that people should know.
+        case note(String)
         /// All members have done the last step.
         case finish
         /// Nobody is left; the last checkpoint is where to go on.
@@ -109,6 +119,8 @@ struct RunMachine: Sendable {
     var unrelayed: Set<String> = []
     /// The members of the generation in force.
     var planned: Set<Int> = []
+    /// Those of them that joined in it: they have no lanes there.
+    var learners: Set<Int> = []
     /// When the event in hand happened.
     var now = ContinuousClock.now
     /// When the generation in force was announced.
@@ -125,7 +137,10 @@ struct RunMachine: Sendable {
     private var failure: (message: String, hint: String?)?
     var lastLoss: String?
     var balance = LaneBalance()
-    /// Lanes do not follow the measured speed.
+    var cooldown = Cooldown()
+    /// Trainers that are to be started again.
+    var comebacks: [Comeback] = []
+    /// Lanes do not follow the measured speed, and stay with those who began.
     let isFixed: Bool
     private let makeSecret: @Sendable () -> WireSecret
     /// What the next generation must reckon with.
@@ -208,26 +223,30 @@ struct RunMachine: Sendable {
                 member.state = .listening(address: address)
             }
             member.lastAddress = trainer.address
+            member.joins = trainer.joins
             members[trainer.member] = member
         }
         generation = plan?.number ?? 0
         taken = announced
         routes = plan?.routes ?? []
         planned = Set((plan?.members ?? []).map(\.member))
+        learners = Set(plan?.joiners ?? [])
         // Whatever stood before stood in a process that is gone.
         unrelayed = Set(routes.filter(\.needsCoordinator).flatMap { [$0.first, $0.second] })
         for known in plan?.members ?? [] {
             // A host that can't be asked now: its member is taken to be at work until a peer misses it.
             if members[known.member] == nil {
                 members[known.member] = Member(host: known.host, state: .listening(address: known.address))
+                members[known.member]?.joins = plan?.joiners.contains(known.member) == true
             }
             members[known.member]?.lanes = known.lanes
-            members[known.member]?.joins = plan?.joiners.contains(known.member) == true
         }
         if generation > 0 {
             // Members that an earlier generation lost are history, unless the newest one can't take effect.
             let basis = self.succession.basis(mark: 0)
             for (number, member) in members where !planned.contains(number) {
+                // One that came late and was in none of them yet still enters.
+                guard !member.joins else { continue }
                 guard member.address == nil || basis.without(number, since: 0) != nil else { continue }
                 members[number]?.state = .gone(reason: "left before")
             }
@@ -237,7 +256,9 @@ struct RunMachine: Sendable {
     }
 
     /// When ``Event/tick`` is wanted.
-    var deadline: ContinuousClock.Instant? { isOver ? nil : relinkAt }
+    var deadline: ContinuousClock.Instant? {
+        isOver ? nil : ([relinkAt] + comebacks.map(\.at)).compactMap { $0 }.min()
+    }
 
     /// Takes an event and decides.
     mutating func handle(_ event: Event, now: ContinuousClock.Instant) -> [Action] {
@@ -275,7 +296,8 @@ struct RunMachine: Sendable {
                     "the trainer on \(member.host) ended before training began (\(end))", "look at its log"
                 )
             }
-            return lose(number, reason: "\(member.host): trainer \(number) ended, \(end)")
+            let actions = lose(number, reason: "\(member.host): trainer \(number) ended, \(end)")
+            return actions + missed(on: member.host, mayComeBack: Self.mayComeBack(end))
         case .failed(let number, let message, let hint):
             // One that came while the others worked fails alone.
             if members[number]?.joins != true { failure = (message, hint) }
@@ -291,7 +313,7 @@ struct RunMachine: Sendable {
             guard generation == self.generation, members[reporter]?.isActive == true else { return [] }
             let isRelayed = lost.map { self.isRelayed(reporter, $0) } ?? false
             if let lost, isSilent, !isRelayed, members[lost]?.state != .finished {
-                return [.expel(member: lost, reason: reason)] + lose(lost, reason: reason)
+                return giveUp(lost, reason, reason)
             }
             if isSilent { self.isSilent = true }
             // The link broke: most likely the news that a trainer died is on its way.
@@ -300,18 +322,27 @@ struct RunMachine: Sendable {
             return []
         case .late(let reporter, let generation, let late, let waited):
             return generation == self.generation ? takeOver(from: Set(late), waited, reporter) : []
-        case .joining(let number, let host):
+        case .joining(let number, let host, let isBack):
             precondition(members[number] == nil, "member \(number) is not new")
-            members[number] = Member(host: host, joins: generation > 0)
+            members[number] = Member(host: host, joins: generation > 0, isBack: isBack)
+            succession.started(number, on: host)
             return []
+        case .lacks(let host, let isReachable):
+            return lacks(host, isReachable: isReachable)
         case .caughtUp(let number, let generation):
-            guard generation == self.generation, let member = members[number], member.joins else { return [] }
+            guard let member = members[number], member.isActive else { return [] }
+            // From now on it can be behind the others, whichever generation is in force.
             members[number]?.joins = false
-            return next("\(member.host) joined", rebalances: true)
+            guard generation == self.generation, learners.contains(number) else { return [] }
+            return next("\(member.host) \(member.isBack ? "is back at work" : "joined")", rebalances: true)
+        case .unsupplied(let number, let reason):
+            guard let member = members[number], member.isActive, member.joins else { return [] }
+            return giveUp(number, reason, reason)
         case .pace(let number, let generation, let pace):
             balance.note(pace, of: number)
             return generation == self.generation ? rebalance() : []
         case .leave(let host):
+            comebacks.removeAll { $0.host == host }
             let parted = members.filter { $0.value.host == host && !$0.value.isActive }.keys
             for number in parted { succession.left(number) }
             let actions = dismiss(host)
@@ -327,6 +358,7 @@ struct RunMachine: Sendable {
                 }
                 members[number]?.lastAddress = address
             }
+            resumeComebacks(on: host)
             return revive(living.keys.sorted()) ?? []
         case .accepted(let plan, let member, let reason):
             let isNews = !succession.knows(plan.view)
@@ -348,8 +380,9 @@ struct RunMachine: Sendable {
             succession.confirmed(generation, mark: mark)
             return retry()
         case .tick:
-            guard let relinkAt, now >= relinkAt else { return [] }
-            return relink()
+            let starts = startComebacks()
+            guard let relinkAt, now >= relinkAt else { return starts }
+            return relink() + starts
         }
     }
 
@@ -362,7 +395,7 @@ struct RunMachine: Sendable {
         }
         let new = members.filter { $0.value.address != nil && !planned.contains($0.key) }
         guard let first = new.min(by: { $0.key < $1.key }) else { return [] }
-        return next("\(first.value.host) is to join")
+        return next("\(first.value.host) is \(first.value.isBack ? "back and " : "")to join")
     }
 
     /// Moves lanes from slow members to fast ones, while nothing else is going on.
@@ -377,6 +410,9 @@ struct RunMachine: Sendable {
     }
 
     private var isRouting: Bool { searches > 0 }
+
+    /// The number of the next member that is started: no process of the attempt ever had it.
+    var nextMember: Int { max(members.keys.max() ?? -1, succession.hosts.keys.max() ?? -1) + 1 }
 
     private mutating func relink() -> [Action] {
         let missing = missingRelays
@@ -395,8 +431,11 @@ struct RunMachine: Sendable {
         // A member that finished has left; those who still need its help compute its lanes.
         if !finished.isEmpty { return next("members \(finished.sorted()) have finished") }
         if relinks > limit, let suspect {
-            return [.expel(member: suspect.member, reason: suspect.reason)]
-                + lose(suspect.member, reason: "its links kept breaking: \(suspect.reason)")
+            return giveUp(
+                suspect.member,
+                suspect.reason,
+                "its links kept breaking: \(suspect.reason)"
+            )
         }
         return next("links are made anew: \(suspect?.reason ?? "a link broke, or this machine was away")")
     }
@@ -424,6 +463,13 @@ struct RunMachine: Sendable {
             return (isComplete && !isRouting ? next("\(host) left") : []) + expulsions
         }
         return (hadLanes ? next("\(host) left") : []) + expulsions
+    }
+
+    /// Ends a member that lives and can't be worked with; another one may come in its place.
+    private mutating func giveUp(_ number: Int, _ reason: String, _ loss: String) -> [Action] {
+        let host = members[number].flatMap { $0.isActive ? $0.host : nil }
+        let actions = [.expel(member: number, reason: reason)] + lose(number, reason: loss)
+        return actions + (host.map { missed(on: $0, mayComeBack: true) } ?? [])
     }
 
     private mutating func lose(_ number: Int, reason: String) -> [Action] {
@@ -480,6 +526,8 @@ struct RunMachine: Sendable {
         var paces = balance.paces(of: working.map(\.key))
         // Whoever joins takes part before it can compute.
         let learning = working.filter(\.value.joins).map(\.key)
+        let rebalances = rebalances || working.contains { learners.contains($0.key) && !$0.value.joins }
+        learners = Set(learning)
         let idle = spared.union(learning)
         for index in working.indices where idle.contains(working[index].key) {
             paces[index] = LanePace(threads: 1, lanes: 1, seconds: .infinity)

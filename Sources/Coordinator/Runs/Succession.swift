@@ -40,6 +40,9 @@ struct Succession: Sendable {
         Kept(attempt: attempt, follows: follows, left: left, accepted: accepted, hosts: hosts)
     }
 
+    /// A member that nobody has heard of yet is started: no other process gets its number.
+    mutating func started(_ member: Int, on host: String) { hosts[member] = host }
+
     /// A generation that was proposed, by whomever.
     mutating func proposed(_ plan: GenerationPlan) {
         for member in plan.members { hosts[member.member] = member.host }
@@ -144,10 +147,15 @@ struct Succession: Sendable {
     func shortage(of members: Set<Int>) -> String? {
         let bodies = follows.filter { !$0.isVoid }.map(\.view)
         guard let body = bodies.first(where: { !isQuorum($0, members, left) }) else { return nil }
-        let counted = body.ids.subtracting(left)
+        let counted = Set(body.counted(left: left).map(\.member))
         let missing = Set(counted.subtracting(members).map(host(of:))).sorted().joined(separator: ", ")
-        return "\(missing) can't be reached and may go on without this machine: "
-            + "\(counted.intersection(members).count) of \(counted.count) workers are no majority; waits for it"
-            + " (coord down HOST says that a host is gone for good)"
+        let here = counted.intersection(members).count
+        let isHalf = 2 * here == counted.count
+        let rule = isHalf ? "half, and lane 0 is not among them" : "no majority"
+        let holder = body.members.first { $0.lanes.contains(0) }.map { host(of: $0.member) }
+        let lane = isHalf ? holder.map { " (lane 0 is on \($0))" } ?? "" : ""
+        return "\(missing)\(lane) can't be reached and may go on without this machine: "
+            + "\(here) of \(counted.count) workers are \(rule); waits until it is back, or until "
+            + "coord down \(missing.split(separator: ",").first ?? "HOST") says that it is gone for good"
     }
 }

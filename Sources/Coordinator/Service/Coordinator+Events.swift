@@ -240,7 +240,7 @@ extension Coordinator {
                 hand(
                     .standing(run: active.id, member: member, generation: generation, standing),
                     to: host,
-                    of: active.id
+                    of: generation
                 )
             }
         case .state(let generation, let manifest): supply(manifest, of: generation, from: host)
@@ -316,6 +316,10 @@ extension Coordinator {
                 { try $0.call(.expel(run: active.id, member: member)) },
                 failed: { _ in }
             )
+        case .start(let host): startAgain(on: host)
+        case .note(let words):
+            log("membership", words, run: active.id)
+            tell(active.id, .note(words))
         case .finish:
             self.active?.isFinishing = true
             finishIfComplete()

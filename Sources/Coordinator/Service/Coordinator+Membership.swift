@@ -23,29 +23,69 @@ extension Coordinator {
                 exitCode: .badInput
             )
         }
-        let room = active.record.spec.unitCount - machine.members.values.count(where: \.isActive)
         guard room > 0 else {
             return CoordinatorError(
                 "\(name) stays idle: all \(active.record.spec.unitWords) of run \(active.id) have a worker",
                 hint: "give the next run more lanes"
             )
         }
-        let first = (machine.members.keys.max() ?? -1) + 1
-        let starts = (0..<min(room, entry.spec.workers)).map { offset in
+        start(min(room, entry.spec.workers), on: name)
+        return nil
+    }
+
+    /// A host whose trainers are gone helps again, after its rest.
+    func joinAfterRest(_ name: String) {
+        guard let active, let cooldown = active.machine?.cooldown else { return }
+        let rest = cooldown.end(name, at: .now) - .now
+        guard rest > .zero else {
+            join(name)
+            return
+        }
+        log("membership", cooldown.words(name, at: .now), run: active.id, host: name)
+        after(rest) { coordinator in
+            guard coordinator.active?.id == active.id, coordinator.active?.attempt == active.attempt else {
+                return
+            }
+            coordinator.join(name)
+        }
+    }
+
+    /// Starts a trainer in the place of one that a host lost.
+    func startAgain(on name: String) {
+        guard let active, let machine = active.machine, !active.isFinishing, !active.left.contains(name),
+            let entry = hosts[name]
+        else { return }
+        guard entry.phase == .ready else { return feed(.lacks(host: name, isReachable: false)) }
+        let working = machine.members.values.count { $0.host == name && $0.isActive }
+        guard room > 0, working < entry.spec.workers else { return }
+        start(1, on: name, isBack: true)
+    }
+
+    /// For how many more workers the run has lanes.
+    private var room: Int {
+        guard let active, let machine = active.machine else { return 0 }
+        return active.record.spec.unitCount - machine.members.values.count(where: \.isActive)
+    }
+
+    /// Starts trainers that join the run that is on.
+    private func start(_ count: Int, on name: String, isBack: Bool = false) {
+        guard let active, let machine = active.machine, let entry = hosts[name] else { return }
+        let first = machine.nextMember
+        let starts = (0..<count).map { offset in
             trainerStart(member: first + offset, on: entry, of: active, joins: true)
         }
         self.active?.hosts.insert(name)
-        findRoutes(of: name)
-        for start in starts { feed(.joining(member: start.member, host: name)) }
+        if !isBack { findRoutes(of: name) }
+        for start in starts { feed(.joining(member: start.member, host: name, isBack: isBack)) }
         log("membership", "\(name) comes with \(starts.count) trainers", run: active.id, host: name)
         start(starts, on: name, of: active, needs: [active.record.dataset]) { coordinator, error in
             coordinator.log("membership", "\(name) can't join: \(error.message)", run: active.id, host: name)
             coordinator.tell(active.id, .note("\(name) can't join: \(error.message)"))
             for start in starts {
                 coordinator.feed(.exited(member: start.member, end: ProcessEnd(.exited(1))))
+                if isBack { coordinator.feed(.lacks(host: name, isReachable: false)) }
             }
         }
-        return nil
     }
 
     /// The members of the generation in force that join, and their hosts.
@@ -55,20 +95,24 @@ extension Coordinator {
         return waiting.map { ($0.member, $0.host) }
     }
 
-    /// Tells the agent of a host that joins something; the host is left out when that fails.
-    func hand(_ request: AgentRequest, to host: String, of run: RunID) {
-        hosts[host]?.session.perform({ try $0.call(request) }, failed: withoutState(host, run))
+    /// Tells the agent of a host that joins something; what joins there is given up when that fails.
+    func hand(_ request: AgentRequest, to host: String, of generation: Int) {
+        hosts[host]?.session.perform({ try $0.call(request) }, failed: withoutState(host, of: generation))
     }
 
     /// Without the state a member can't begin, and nobody must wait for it.
-    private func withoutState(_ host: String, _ run: RunID) -> @Sendable (any ExplainedError) -> Void {
-        { [mailbox] error in
+    private func withoutState(
+        _ host: String,
+        of generation: Int
+    ) -> @Sendable (any ExplainedError) -> Void {
+        { [mailbox, run = active?.id] error in
             mailbox.put(
                 .resume { coordinator in
                     guard coordinator.active?.id == run else { return }
                     let why = "\(host) was not given the state: \(error.message)"
-                    coordinator.log("membership", why, run: run)
-                    coordinator.feed(.leave(host: host))
+                    for (member, place) in coordinator.joining(in: generation) where place == host {
+                        coordinator.feed(.unsupplied(member: member, reason: why))
+                    }
                 }
             )
         }
@@ -81,14 +125,14 @@ extension Coordinator {
         let store = self.store
         for host in Set(waiting.map(\.host)).sorted() {
             let members = waiting.filter { $0.host == host }.map(\.member)
-            let failed = withoutState(host, run)
+            let failed = withoutState(host, of: generation)
             let hand: @Sendable (Coordinator) -> Void = { coordinator in
                 guard coordinator.active?.id == run else { return }
                 for member in members {
                     coordinator.hand(
                         .state(run: run, member: member, generation: generation, manifest: manifest),
                         to: host,
-                        of: run
+                        of: generation
                     )
                 }
             }

@@ -142,11 +142,26 @@ extension Coordinator {
         for event in early where self.active?.attempt == attempt {
             // What the registry kept is kept; the machine hears it now.
             switch event.report {
-            case .listening, .peerLost, .exited, .failed, .finished, .accepted, .opening, .refused,
+            case .listening, .caughtUp, .peerLost, .exited, .failed, .finished, .accepted, .opening, .refused,
                 .confirmed:
                 follow(event, from: "")
             default: break
             }
+        }
+        missTrainersBefore()
+    }
+
+    /// What had begun to join or was to be started again when the last coordinator ended.
+    private func missTrainersBefore() {
+        guard let active, let machine = active.machine else { return }
+        // Their ways may not be known yet.
+        let joining = machine.members.filter { $0.value.joins && !machine.planned.contains($0.key) }
+        for host in Set(joining.values.map(\.host)) { findRoutes(of: host) }
+        // Who was to be started again is known to nobody any more; hosts with too few trainers are.
+        for (name, entry) in hosts where entry.spec.trains && entry.phase == .ready {
+            let working = machine.members.values.count { $0.host == name && $0.isActive }
+            guard working < entry.spec.workers, active.hosts.contains(name) else { continue }
+            for _ in working..<entry.spec.workers { feed(.lacks(host: name, isReachable: true)) }
         }
     }
 
@@ -175,7 +190,7 @@ extension Coordinator {
         active?.returning[host] = nil
         missTrainers(of: run, on: host, status, isNewAgent: isNewAgent)
         // A host whose trainers are gone helps again from the next step on.
-        if isNewAgent, active?.attempt == run.attempt { join(host) }
+        if isNewAgent, active?.attempt == run.attempt { joinAfterRest(host) }
     }
 
     /// An agent that died took its trainers along, and its successor knows nothing of them.
