@@ -21,9 +21,8 @@ public struct Digest: Hashable, Sendable, Codable, Comparable, CustomStringConve
     /// Takes 32 raw bytes; nil for any other number.
     public init?(raw: some Collection<UInt8>) {
         guard raw.count == 32 else { return nil }
-        var words = SIMD4<UInt64>()
-        for (index, byte) in raw.enumerated() { words[index / 8] = words[index / 8] << 8 | UInt64(byte) }
-        self.words = words
+        let whole = raw.withContiguousStorageIfAvailable { Digest(raw: UnsafeRawBufferPointer($0)) }
+        self = whole ?? Array(raw).withUnsafeBytes { Digest(raw: $0) }
     }
 
     /// Takes 32 raw bytes from memory.
