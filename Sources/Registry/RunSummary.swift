@@ -148,6 +148,7 @@ extension RegistrySnapshot {
         }
         let epoch = try latestEpoch(of: id)
         let monitor = run.record.flatMap { Monitor(rawValue: $0.spec.monitor) } ?? .valAccuracy
+        let workers = try workers(of: id)
         return RunSummary(
             run: id,
             state: run.state,
@@ -156,9 +157,11 @@ extension RegistrySnapshot {
             epoch: run.epoch,
             lanes: run.lanes,
             kernels: run.record?.kernels,
-            exchange: run.record?.spec.exchangeInForce.words,
+            exchange: run.record?.spec.exchangeWords(
+                workers.filter { !$0.lanes.isEmpty }.map { ($0.host, $0.lanes) }
+            ),
             workerSHA256: run.record?.worker,
-            workers: try workers(of: id).map {
+            workers: workers.map {
                 RunSummary.Worker(host: $0.host, lanes: $0.lanes.lanes, steps: $0.stepsComputed)
             },
             generations: run.generations,

@@ -1,3 +1,5 @@
+internal import Basics
+
 /// What agents call the relay connection to the coordinator's machine; no host may be called so.
 public let relayOverCoordinator = "@coordinator"
 
@@ -53,6 +55,14 @@ extension GenerationPlan {
     /// The hosts of the members that add up for all; empty = each member adds up its part.
     public var sumHosts: [String] {
         Set(members.filter { owners.contains($0.member) }.map(\.host)).sorted()
+    }
+
+    /// The site of each member, by rank, where members of one host add up among themselves; else empty.
+    ///
+    /// Where some members add up for all, the others send to them as they are.
+    public func sites(laneCount: Int) -> [Int] {
+        guard owners.isEmpty else { return [] }
+        return ExchangeLevels.sites(of: members.map { ($0.host, $0.lanes) }, laneCount: laneCount)
     }
 
     /// How long a member may say nothing while an operation waits for it: 1 s on one machine or local network, else 3 s.

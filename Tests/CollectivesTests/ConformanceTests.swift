@@ -6,7 +6,7 @@ import Testing
 import Glibc
 #endif
 
-/// Every way × every collective × every type × 1 to 16 members × any lanes × any size: a few by chance here, thousands and up to 64 MiB in
+/// Every way × directly or in two levels × every collective × every type × 1 to 16 members × any lanes × any size: a few by chance here, thousands and up to 64 MiB in
 /// `scripts/soak` (`COORD_SOAK_EXCHANGES`, `COORD_SOAK_SEED`).
 @Suite(.timeLimit(.minutes(60)))
 struct ConformanceTests {
@@ -35,6 +35,7 @@ struct ConformanceTests {
         let expected = sizes.enumerated().map { serialTree(wholeTree(laneCount), UInt64($0), $1) }
         // The second of them in parts, begun early by some of the members; the generation may be made for it or not.
         let buckets = Bool.random(using: &generator) ? randomBuckets(sizes[1], &generator) : []
+        let sites = randomSites(count, &generator)
         let begins = (0..<count).map { _ in Bool.random(using: &generator) }
         let cluster = try TestCluster(count, way)
         defer { cluster.close() }
@@ -43,6 +44,7 @@ struct ConformanceTests {
             do {
                 var options = way.options
                 options.buckets = buckets
+                options.sites = sites
                 let group = try cluster.open(rank, members, laneCount: laneCount, options: options)
                 defer { group.close() }
                 for (index, size) in sizes.enumerated() {
@@ -59,7 +61,7 @@ struct ConformanceTests {
                     try mine.reduce(group, operation, into: &sum, buckets: parts)
                     #expect(
                         sum == expected[index],
-                        "\(way), \(count) members, \(laneCount) lanes, \(size) values, \(buckets)"
+                        "\(way), \(count) members, \(laneCount) lanes, \(size) values, \(buckets), \(sites)"
                     )
                     #expect(mine.rows == (0..<laneCount).flatMap { laneRow(operation, $0, index) })
                 }
@@ -92,16 +94,28 @@ struct ConformanceTests {
         let plan = (0..<6).map { _ in
             Round<Element>(count, laneCount, log2MostBytes: Self.isShort ? 18 : 26, &generator)
         }
+        let sites = randomSites(count, &generator)
         let cluster = try TestCluster(count, way)
         defer { cluster.close() }
         let members = cluster.members(lanes)
         onThreads(count) { rank in
             do {
-                let group = try cluster.open(rank, members, laneCount: laneCount, owners: owners)
+                var options = way.options
+                options.sites = sites
+                let group = try cluster.open(
+                    rank,
+                    members,
+                    laneCount: laneCount,
+                    owners: owners,
+                    options: options
+                )
                 defer { group.close() }
                 for round in plan {
                     let isRight = try round.perform(group)
-                    #expect(isRight, "\(way), rank \(rank) of \(count), \(laneCount) lanes, \(round)")
+                    #expect(
+                        isRight,
+                        "\(way), rank \(rank) of \(count), \(laneCount) lanes, \(sites), \(round)"
+                    )
                 }
                 #expect(group.memberState.committed == UInt64(plan.count))
             } catch {

@@ -122,7 +122,7 @@ struct DecisionTests {
         #expect(ledger.summablePiece == 0)
         ledger.summed()
         #expect(ledger.summablePiece == nil)
-        #expect(ledger.contribution(3, from: 0) == (1, 1))
+        #expect(ledger.contribution(3, from: 0, to: 1) == (1, 1, 1))
         for rank in [0, 0, 2] { ledger.received(.contribution, from: rank) }
         #expect(ledger.next(.contribution, from: 0) == nil)
         #expect(ledger.summablePiece == 1)

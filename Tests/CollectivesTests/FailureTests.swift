@@ -118,7 +118,8 @@ struct FailureTests {
                 id: id,
                 endpoint: endpoints[id],
                 membership: membership,
-                options: options
+                options: options,
+                siteOf: { seed % 3 == 0 ? $0 / 2 : nil }
             ) {
                 if id == victims[0] { begun.add(1, ordering: .releasing) }
             }
@@ -142,6 +143,8 @@ struct FailureTests {
         let endpoint: Endpoint
         let membership: Membership
         let options: Group.Options
+        /// Of each member's id; nil where values go directly.
+        let siteOf: (Int) -> Int?
         let willReduce: () -> Void
 
         func live(
@@ -160,6 +163,8 @@ struct FailureTests {
                     Member(rank: $0, address: address(plan.ids[$0]), lanes: plan.lanes[$0])
                 }
                 var group: Group?
+                var options = options
+                options.sites = plan.ids.compactMap(siteOf)
                 do {
                     let opened = try Group.open(
                         endpoint: endpoint,

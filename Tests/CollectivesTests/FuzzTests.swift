@@ -266,7 +266,8 @@ private final class FrameSession {
             combines: codec != .exact,
             codec: codec
         )
-        loop = CommLoop(plan, GroupShared(state: MemberState(), wake: try WakeEvent()), [1: link], nil, nil)
+        let shared = GroupShared(state: MemberState(), wake: try WakeEvent())
+        loop = CommLoop(plan, shared, [1: link], nil, nil, nil)
         theirs = OperationLedger(
             rank: 1,
             shape: shape,
@@ -379,7 +380,7 @@ private final class FrameSession {
         if shape.width > 0 { add(.laneValues, Array(repeating: 0, count: 2 * shape.width * 8)) }
         let segmentation = theirs.segmentation, mine = loop.plan.tree.subtrees[1]
         for index in 0..<theirs.contributionCount(of: 1, to: 0) {
-            let (piece, position) = theirs.contribution(index, from: 1)
+            let (_, piece, position) = theirs.contribution(index, from: 1, to: 0)
             let range = segmentation.piece(piece, of: 0)
             add(.contribution, values(range.count)) { header in
                 (header.segment, header.offset) = (0, UInt32(range.lowerBound))

@@ -126,38 +126,52 @@ struct Computed {
         settles: Bool = false,
         buckets: [Range<Int>] = []
     ) throws {
-        let buffers = values.map { values in
-            let buffer = UnsafeMutableBufferPointer<Float>.allocate(capacity: values.count)
-            buffer.initialize(repeating: .nan)
-            return buffer
+        let size = sum.count
+        let buffers = (values.map { _ in size } + [size]).map {
+            UnsafeMutableBufferPointer<Float>.allocate(capacity: $0)
         }
         defer { buffers.forEach { $0.deallocate() } }
+        defer { sum = Array(buffers[buffers.count - 1]) }
+        try reduce(group, operation, in: buffers, feedback: feedback, settles: settles, buckets: buckets)
+    }
+
+    /// Exchanges them; `rows` is filled in.
+    ///
+    /// - Parameter buffers: where each subtree's values are to stand, and the sum after them.
+    mutating func reduce(
+        _ group: Group,
+        _ operation: UInt64,
+        in buffers: [UnsafeMutableBufferPointer<Float>],
+        feedback: ErrorFeedback? = nil,
+        settles: Bool = false,
+        buckets: [Range<Int>] = []
+    ) throws {
+        buffers.forEach { $0.initialize(repeating: .nan) }
+        let target = buffers[values.count]
         let contributions = zip(subtrees, buffers).map { (subtree: $0, values: UnsafeBufferPointer($1)) }
-        try sum.withUnsafeMutableBufferPointer { target in
-            let isBegun =
-                !buckets.isEmpty
-                && group.begin(
-                    operation: operation,
-                    contributions: contributions,
-                    width: rows.count / group.laneCount,
-                    sum: target
-                )
-            // What is not final yet is NaN: whoever reads it too early can be seen in the sum.
-            for (index, range) in (buckets.isEmpty ? [0..<target.count] : buckets).enumerated() {
-                for (buffer, values) in zip(buffers, values) {
-                    for place in range { buffer[place] = values[place] }
-                }
-                if isBegun { group.give(buckets: index + 1) }
-            }
-            try group.reduce(
+        let isBegun =
+            !buckets.isEmpty
+            && group.begin(
                 operation: operation,
                 contributions: contributions,
-                laneValues: &rows,
-                sum: target,
-                feedback: feedback,
-                settles: settles
+                width: rows.count / group.laneCount,
+                sum: target
             )
+        // What is not final yet is NaN: whoever reads it too early can be seen in the sum.
+        for (index, range) in (buckets.isEmpty ? [0..<target.count] : buckets).enumerated() {
+            for (buffer, values) in zip(buffers, values) {
+                for place in range { buffer[place] = values[place] }
+            }
+            if isBegun { group.give(buckets: index + 1) }
         }
+        try group.reduce(
+            operation: operation,
+            contributions: contributions,
+            laneValues: &rows,
+            sum: target,
+            feedback: feedback,
+            settles: settles
+        )
     }
 }
 
@@ -226,6 +240,13 @@ func randomLanes(
         for lane in start..<(start + grain) { sets[owner].bits |= 1 << UInt64(lane) }
     }
     return sets
+}
+
+/// No sites, or some by chance.
+func randomSites(_ members: Int, _ generator: inout some RandomNumberGenerator) -> [Int] {
+    let most = Int.random(in: 0..<members, using: &generator)
+    guard Bool.random(using: &generator) else { return [] }
+    return (0..<members).map { _ in Int.random(in: 0...most, using: &generator) }
 }
 
 /// A random way to cut N values into buckets, in a random order.

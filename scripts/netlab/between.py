@@ -107,6 +107,34 @@ def kill_across_a_relay_is_harmless():
         return f"{ended['generations']} generations, weights {ended['weights_sha256'][:12]}"
 
 
+def workers_of_a_host_add_up_first():
+    """Two hosts of two workers each, 200 Mbit/s apart, a model of several buckets: two levels, and kill -9 of one trainer on each
+    host, whatever was on its way, leaves the weights of one machine."""
+    run = {"model": "{ type: mlp, hidden: [1024, 1024] }", "epochs": "3", "lanes": "8"}
+    with NetLab("levels", mtu=FAST) as lab:
+        a, b = lab.add_host("a"), lab.add_host("b")
+        for one, other in ((a, b), (b, a)):
+            lab.way(one, other, rate=25e6, delay=0.001)
+        lab.trust(a, b)
+        lab.write(lab.entry(a, workers=2) + lab.entry(b, workers=2), run)
+        lab.digits()
+        lab.coord("up", "-y", timeout=300)
+        whole = lab.run()
+        check(whole["exchange"] == "sync, in two levels", f"run show says {whole['exchange']}")
+        up = lab.start("up", "-y")
+        wait_for("a new run", lambda: lab.run()["run"] != whole["run"])
+        for host, steps in ((b, 5), (a, 30)):
+            wait_for(f"step {steps}", lambda steps=steps: lab.run()["step"] >= steps)
+            os.kill(next(pid for pid, line in host.processes().items() if b"\0train\0" in line), signal.SIGKILL)
+        out, err = up.communicate(timeout=300)
+        check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+        ended = lab.run()
+        check(lab.upheavals() >= 3, f"{ended['generations']} generations: {lab.events('membership')}")
+        same = {whole["weights_sha256"], ended["weights_sha256"], alone(lab, run)}
+        check(len(same) == 1, f"weights {same}")
+        return f"{ended['generations']} generations after two kills, weights {ended['weights_sha256'][:12]}"
+
+
 def only_one_side_can_dial():
     """One host behind NAT, one in the open: the hidden one dials, whichever its number is, and nothing is relayed."""
     seen = []
@@ -235,6 +263,6 @@ def halves_never_both_go_on():
 BETWEEN = [
     halves_never_both_go_on,
     relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
-    only_one_side_can_dial, relay_connection_is_cut,
+    only_one_side_can_dial, relay_connection_is_cut, workers_of_a_host_add_up_first,
     relay_over_a_hub,
 ]

@@ -320,6 +320,7 @@ final class NetworkExchange: GradientExchange {
             }
             var options = options
             options.silenceLimit = plan.silenceLimit
+            options.sites = plan.sites(laneCount: laneCount)
             do {
                 let group = try Group.open(
                     endpoint: endpoint,

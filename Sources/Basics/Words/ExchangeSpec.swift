@@ -67,6 +67,13 @@ extension RunSpec {
     /// How the members tell each other what they computed.
     public var exchangeInForce: ExchangeSpec { exchange ?? ExchangeSpec(.sync) }
 
+    /// How these members exchange, for people: `sync, in two levels`.
+    public func exchangeWords(_ members: [(host: String, lanes: LaneSet)]) -> String {
+        let hasLevels =
+            exchangeInForce.kind == .sync && !ExchangeLevels.sites(of: members, laneCount: lanes).isEmpty
+        return exchangeInForce.words + (hasLevels ? ", \(ExchangeLevels.words)" : "")
+    }
+
     /// Lanes that stay together for the whole run, those of an island; nil where each lane may go where it likes.
     public var fixedUnit: Int? { exchange?.islands.map { max(1, lanes / max(1, $0)) } }
 

@@ -19,13 +19,17 @@ struct FrameHeader: Hashable, Sendable {
         case abort = 6
         /// The sender leaves on purpose.
         case bye = 7
+        /// As a contribution, which stands in the sender's memory.
+        case contributionPlace = 8
+        /// As a result, which stands in the sender's memory.
+        case resultPlace = 9
     }
 
     static let byteCount = 64
     /// No frame carries more.
     static let maxPayload = 262_144
     static let magic: UInt32 = 0x464C_4343  // "CCLF"
-    static let version: UInt8 = 2
+    static let version: UInt8 = 3
 
     var kind: Kind
     var run: UInt64

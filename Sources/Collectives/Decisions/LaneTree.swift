@@ -48,7 +48,16 @@ struct LaneTree: Sendable {
             self.init(members: lanes, whole: LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount))
             return
         }
-        let subtrees = lanes.map { $0.subtrees(laneCount: laneCount) }
+        self.init(
+            of: LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount),
+            held: lanes.map { $0.subtrees(laneCount: laneCount) }
+        )
+    }
+
+    /// Builds the tree of a subtree whose lanes are all held.
+    ///
+    /// - Parameter held: by member; what is not among the subtree's lanes is left out.
+    init(of root: LaneSubtree, held subtrees: [[LaneSubtree]]) {
         var byTree: [LaneSubtree: Leaf] = [:]
         for (rank, held) in subtrees.enumerated() {
             for (position, subtree) in held.enumerated() {
@@ -67,7 +76,7 @@ struct LaneTree: Sendable {
                 program.append(-1)
             }
         }
-        visit(LaneSubtree(start: 0, level: laneCount.trailingZeroBitCount))
+        visit(root)
         self.init(leaves: leaves, program: program, subtrees: subtrees)
     }
 

@@ -96,6 +96,19 @@ struct Segmentation: Hashable, Sendable {
         cut(index, of: owner).map { $0.firstValue + (index - $0.firstPiece) * pieceElements } ?? 0
     }
 
+    /// All pieces, bucket by bucket, in each owner by owner.
+    var sequence: [(owner: Int, piece: Int)] {
+        (0..<bucketCount).flatMap { bucket in
+            places.indices.flatMap { owner in
+                let pieces = pieceCount(of: owner, in: bucket)..<pieceCount(of: owner, in: bucket + 1)
+                return pieces.map { (owner, $0) }
+            }
+        }
+    }
+
+    /// How many of them are in the first buckets.
+    func sequenceCount(in buckets: Int) -> Int { cuts.reduce(0) { $0 + $1[buckets].firstPiece } }
+
     /// The bucket's part in which a piece lies; an owner has a few of them.
     private func cut(_ index: Int, of owner: Int) -> Cut? {
         guard let place = places[owner] else { return nil }

@@ -132,33 +132,38 @@ extension CommLoop {
             let total = plan.lanes[link.rank].count * slot.shape.width
             let count = min(OperationLedger.doublesPerFrame, total - start)
             try check(header.offset == UInt32(start) && length == count * 8, header, link)
-        case .contribution:
+        case .contribution, .contributionPlace:
             guard let index = slot.ledger.next(.contribution, from: link.rank) else {
                 throw unexpected(header, link)
             }
-            let (piece, position) = slot.ledger.contribution(index, from: link.rank)
-            let range = segmentation.piece(piece, of: plan.rank)
-            let subtree = plan.tree.subtrees[link.rank][position]
+            let (owner, piece, position) = slot.ledger.contribution(index, from: link.rank, to: plan.rank)
+            let range = segmentation.piece(piece, of: owner)
+            let isOwn = slot.routes.leaders[link.rank] != link.rank
+            let subtree = (isOwn ? plan.tree : slot.routes.tree).subtrees[link.rank][position]
             try check(
-                header.offset == UInt32(range.lowerBound)
-                    && slot.shape.allows(byteCount: length, of: range.count)
-                    && header.segment == UInt32(plan.rank) && Int(header.subtreeStart) == subtree.start
-                    && Int(header.subtreeLevel) == subtree.level,
+                header.offset == UInt32(range.lowerBound) && isRightSize(header, range, slot.shape)
+                    && header.segment == UInt32(owner) && Int(header.subtreeStart) == subtree.start
+                    && Int(header.subtreeLevel) == subtree.level && (isOwn || header.kind == .contribution),
                 header,
                 link
             )
-            guard slot.shape.codec == .exact else { return }  // decoded when the frame is whole
-            let place = slot.place(of: link.rank, position: position, piece: piece)
+            // A place is looked up, and another codec's payload decoded, when the frame is whole.
+            guard header.kind == .contribution, slot.shape.codec == .exact else { return }
+            let place =
+                isOwn
+                ? slot.sitePlace(of: link.rank, position: position, start: range.lowerBound)
+                : slot.place(of: link.rank, position: position, piece: piece)
             link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
-        case .result:
-            guard let index = slot.ledger.next(.result, from: link.rank) else {
-                throw unexpected(header, link)
-            }
-            let range = segmentation.piece(index, of: link.rank)
+        case .result, .resultPlace:
+            let owner = Int(header.segment)
+            guard owner < plan.memberCount,
+                let index = slot.ledger.next(.result, from: link.rank, of: owner)
+            else { throw unexpected(header, link) }
+            let range = segmentation.piece(index, of: owner)
+            let isLeader = slot.routes.leaders[plan.rank] == link.rank
             try check(
-                header.offset == UInt32(range.lowerBound)
-                    && slot.shape.allows(byteCount: length, of: range.count)
-                    && header.segment == UInt32(link.rank),
+                header.offset == UInt32(range.lowerBound) && isRightSize(header, range, slot.shape)
+                    && (isLeader || header.kind == .result),
                 header,
                 link
             )
@@ -168,10 +173,18 @@ extension CommLoop {
                 link.payload = UnsafeMutableRawBufferPointer(start: nil, count: 0)
                 return
             }
-            guard slot.shape.codec == .exact else { return }
+            guard header.kind == .result, slot.shape.codec == .exact else { return }
             link.payload = UnsafeMutableRawBufferPointer(start: place, count: length)
         case .ready: try check(length == 32, header, link)
         case .beat, .abort, .bye: break
+        }
+    }
+
+    /// Whether a frame carries as many bytes as its values take, or as a place does.
+    func isRightSize(_ header: FrameHeader, _ range: Range<Int>, _ shape: OperationShape) -> Bool {
+        switch header.kind {
+        case .contributionPlace, .resultPlace: header.length == 8 && header.codec == 0
+        default: shape.allows(byteCount: Int(header.length), of: range.count)
         }
     }
 
@@ -197,33 +210,70 @@ extension CommLoop {
         case .laneValues:
             slot.takeRows(of: link.rank, start: Int(header.offset), payload)
             slot.ledger.received(.laneValues, from: link.rank)
-        case .contribution:
-            if slot.shape.codec != .exact, let index = slot.ledger.next(.contribution, from: link.rank) {
-                let (piece, position) = slot.ledger.contribution(index, from: link.rank)
-                let range = slot.ledger.segmentation.piece(piece, of: plan.rank)
-                let place = slot.place(of: link.rank, position: position, piece: piece)
-                try decode(payload, into: place, range, slot.shape.codec, link)
+        case .contribution, .contributionPlace:
+            if let index = slot.ledger.next(.contribution, from: link.rank) {
+                try take(contribution: index, header, payload, slot, link)
             }
             slot.ledger.received(.contribution, from: link.rank)
             link.lastContribution = .now
-        case .result:
-            if slot.shape.codec == .exact {
-                slot.took(fingerprint)
-            } else if let index = slot.ledger.next(.result, from: link.rank) {
-                let range = slot.ledger.segmentation.piece(index, of: link.rank)
-                let place = active?.result(at: range.lowerBound)
-                try decode(payload, into: place, range, slot.shape.codec, link)
-                var decoded = ResultFingerprint()
-                if let place { decoded.add(place, range, size: slot.shape.form.type.byteCount) }
-                slot.took(decoded)
+        case .result, .resultPlace:
+            let owner = Int(header.segment)
+            if let index = slot.ledger.next(.result, from: link.rank, of: owner) {
+                let range = slot.ledger.segmentation.piece(index, of: owner)
+                slot.took(try take(result: range, header, payload, fingerprint, slot, link))
             }
-            slot.ledger.received(.result, from: link.rank)
+            slot.ledger.received(.result, from: link.rank, of: owner)
         case .ready:
             guard let digest = Digest(raw: payload), slot.ledger.ready(link.rank, digest) else {
                 throw unexpected(header, link)
             }
         }
         if header.operation == current { try advance() }
+    }
+
+    /// Takes a contribution whose values did not arrive in their place.
+    func take(
+        contribution index: Int,
+        _ header: FrameHeader,
+        _ payload: UnsafeRawBufferPointer,
+        _ slot: OperationSlot,
+        _ link: MemberLink
+    ) throws(CollectivesError) {
+        let (owner, piece, position) = slot.ledger.contribution(index, from: link.rank, to: plan.rank)
+        let range = slot.ledger.segmentation.piece(piece, of: owner)
+        if header.kind == .contributionPlace {
+            let base = try array(at: payload, of: link, slot.shape, range)
+            guard slot.refer(link.rank, position: position, to: base) else {
+                throw bad(link, "its values stand in two places")
+            }
+        } else if slot.shape.codec != .exact {
+            let place = slot.place(of: link.rank, position: position, piece: piece)
+            try decode(payload, into: place, range, slot.shape.codec, link)
+        }
+    }
+
+    /// Takes a result; gives its fingerprint.
+    func take(
+        result range: Range<Int>,
+        _ header: FrameHeader,
+        _ payload: UnsafeRawBufferPointer,
+        _ fingerprint: ResultFingerprint,
+        _ slot: OperationSlot,
+        _ link: MemberLink
+    ) throws(CollectivesError) -> ResultFingerprint {
+        let size = slot.shape.form.type.byteCount
+        guard header.kind == .resultPlace || slot.shape.codec != .exact,
+            let place = active?.result(at: range.lowerBound)
+        else { return fingerprint }
+        var taken = ResultFingerprint()
+        if header.kind == .resultPlace {
+            let source = try array(at: payload, of: link, slot.shape, range) + range.lowerBound * size
+            taken.copy(source, to: place, range, size: size)
+        } else {
+            try decode(payload, into: place, range, slot.shape.codec, link)
+            taken.add(place, range, size: size)
+        }
+        return taken
     }
 
     func decode(

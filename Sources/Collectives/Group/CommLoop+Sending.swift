@@ -65,9 +65,6 @@ extension CommLoop {
     }
 
     func queueNext(_ link: MemberLink, _ active: PostedOperation) -> Bool {
-        let segmentation = slot.ledger.segmentation
-        let mine = plan.tree.subtrees[plan.rank]
-        let size = slot.shape.form.type.byteCount
         let laneStart = link.laneFramesSent * OperationLedger.doublesPerFrame
         if laneStart < slot.ownRows.count {
             var header = frame(.laneValues)
@@ -78,29 +75,12 @@ extension CommLoop {
                 UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: slot.ownRows[laneStart..<end]))
             )
             link.laneFramesSent += 1
-        } else if link.resultsSent < slot.ledger.resultsDue {
-            var header = frame(.result)
-            let range = segmentation.piece(link.resultsSent, of: plan.rank)
-            header.segment = UInt32(plan.rank)
-            header.offset = UInt32(range.lowerBound)
-            if let feedback = active.feedback {
-                link.queue(header, feedback.encoded(link.resultsSent, of: plan.rank))
-            } else {
-                let values = Self.bytes(UnsafeRawPointer(active.result), range, size)
-                link.queue(header, values, known: slot.pieces[link.resultsSent])
-            }
-            link.resultsSent += 1
+        } else if let owner = plan.lanes.indices.first(where: {
+            link.resultsSent[$0] < slot.ledger.resultsDue(of: $0, to: link.rank)
+        }) {
+            queueResult(of: owner, link, active)
         } else if link.contributionsSent < slot.ledger.contributionsDue(to: link.rank) {
-            let (piece, position) = link.contributionsSent.quotientAndRemainder(dividingBy: mine.count)
-            let range = segmentation.piece(piece, of: link.rank)
-            var header = frame(.contribution)
-            header.segment = UInt32(link.rank)
-            header.subtreeStart = UInt16(mine[position].start)
-            header.subtreeLevel = UInt16(mine[position].level)
-            header.offset = UInt32(range.lowerBound)
-            let contribution = active.feedback?.encoded(piece, of: link.rank)
-            link.queue(header, contribution ?? Self.bytes(active.contributions[position], range, size))
-            link.contributionsSent += 1
+            queueContribution(link, active)
         } else if !link.readyQueued, let digest = slot.ledger.readyDigests[plan.rank] {
             withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { bytes in
                 digest.store(to: bytes)
@@ -111,6 +91,56 @@ extension CommLoop {
             return false
         }
         return true
+    }
+
+    func queueResult(of owner: Int, _ link: MemberLink, _ active: PostedOperation) {
+        let piece = link.resultsSent[owner]
+        let range = slot.ledger.segmentation.piece(piece, of: owner)
+        var header = frame(.result)
+        header.segment = UInt32(owner)
+        header.offset = UInt32(range.lowerBound)
+        if let feedback = active.feedback {
+            link.queue(header, feedback.encoded(piece, of: owner))
+        } else {
+            let values = Self.bytes(UnsafeRawPointer(active.result), range, slot.shape.form.type.byteCount)
+            queue(values, header, link, known: owner == plan.rank ? slot.pieces[piece] : nil)
+        }
+        link.resultsSent[owner] += 1
+    }
+
+    func queueContribution(_ link: MemberLink, _ active: PostedOperation) {
+        let index = link.contributionsSent
+        let (owner, piece, position) = slot.ledger.contribution(index, from: plan.rank, to: link.rank)
+        let range = slot.ledger.segmentation.piece(piece, of: owner)
+        let isCarried = slot.routes.leaders[plan.rank] == plan.rank
+        let subtree = (isCarried ? slot.routes.tree : plan.tree).subtrees[plan.rank][position]
+        var header = frame(.contribution)
+        header.segment = UInt32(owner)
+        header.subtreeStart = UInt16(subtree.start)
+        header.subtreeLevel = UInt16(subtree.level)
+        header.offset = UInt32(range.lowerBound)
+        if isCarried, position == 0 { addUpSite(range, active) }
+        if let contribution = active.feedback?.encoded(piece, of: owner) {
+            link.queue(header, contribution)
+        } else {
+            let base = isCarried ? carriedBase(position, active) : active.contributions[position]
+            queue(Self.bytes(base, range, slot.shape.form.type.byteCount), header, link)
+        }
+        link.contributionsSent += 1
+    }
+
+    /// Queues values, or where they stand, when the member reads them there.
+    func queue(
+        _ values: UnsafeRawBufferPointer,
+        _ header: FrameHeader,
+        _ link: MemberLink,
+        known: ResultFingerprint? = nil
+    ) {
+        guard link.readsMemory, let place = site?.place(of: values.baseAddress, byteCount: values.count)
+        else { return link.queue(header, values, known: known) }
+        var header = header
+        header.kind = header.kind == .result ? .resultPlace : .contributionPlace
+        withUnsafeBytes(of: place.littleEndian) { link.queue(header, $0) }
     }
 
     static func bytes(_ values: UnsafeRawPointer?, _ range: Range<Int>, _ size: Int) -> UnsafeRawBufferPointer

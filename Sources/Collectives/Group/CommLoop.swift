@@ -10,6 +10,7 @@ final class CommLoop {
     let plan: GroupPlan
     let shared: GroupShared
     let exchange: SharedExchange?
+    let site: SiteMemory?
     let onFailure: (@Sendable (CollectivesError) -> Void)?
     let onWait: (@Sendable (GroupWait) -> Void)?
     let links: [MemberLink]
@@ -27,6 +28,8 @@ final class CommLoop {
     /// A member ended after its last word on the running operation: that one still completes.
     var nextFailure: CollectivesError?
     var leaves: [UnsafeRawPointer?]
+    /// What this member's site adds up to, subtree by subtree, as far as it was asked for.
+    var carried = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     /// The most bytes that are received before the caller begins an operation.
     var largest = 4 << 20
 
@@ -35,6 +38,7 @@ final class CommLoop {
         _ shared: GroupShared,
         _ links: [Int: any Link],
         _ exchange: SharedExchange?,
+        _ site: SiteMemory?,
         _ onFailure: (@Sendable (CollectivesError) -> Void)?,
         _ onWait: (@Sendable (GroupWait) -> Void)? = nil
     ) {
@@ -42,10 +46,11 @@ final class CommLoop {
         self.plan = plan
         self.shared = shared
         self.exchange = exchange
+        self.site = site
         self.onFailure = onFailure
         self.onWait = onWait
         self.links = links.sorted { $0.key < $1.key }.map {
-            MemberLink(rank: $0.key, link: $0.value, now: now)
+            MemberLink(rank: $0.key, link: $0.value, members: plan.memberCount, now: now)
         }
         slots = [OperationSlot(plan: plan), OperationSlot(plan: plan)]
         watch = SilenceWatch(members: plan.memberCount, limit: plan.silenceLimit, now: now)
@@ -54,6 +59,7 @@ final class CommLoop {
         current = shared.state.withLock { $0.member.committed }
         leaves = Array(repeating: nil, count: plan.tree.leaves.count)
     }
+    deinit { carried.deallocate() }
 
     var slot: OperationSlot { slots[Int(current & 1)] }
 
@@ -194,8 +200,10 @@ final class CommLoop {
             )
         }
         take(posted)
+        reserveCarried()
         for link in links {
             link.beginOperation()
+            link.readsMemory = slot.routes.hasTwoLevels && site?.isRead(by: link.rank) ?? false
             if link.isStalled {
                 link.isStalled = false
                 watch.heard(link.rank, at: now)
@@ -253,17 +261,17 @@ final class CommLoop {
             fingerprint.add(target, range, size: size)
             return fingerprint
         }
-        for (index, leaf) in plan.tree.leaves.enumerated() {
-            if leaf.rank == plan.rank {
-                leaves[index] = active.contributions[leaf.position]?.advanced(by: range.lowerBound * size)
-            } else {
-                let place = slot.place(of: leaf.rank, position: leaf.position, piece: piece)
-                leaves[index] = UnsafeRawPointer(place)
-            }
+        let routes = slot.routes
+        addUpSite(range, active)
+        for (index, leaf) in routes.tree.leaves.enumerated() {
+            leaves[index] =
+                leaf.rank == plan.rank
+                ? carriedBase(leaf.position, active).map { $0 + range.lowerBound * size }
+                : UnsafeRawPointer(slot.place(of: leaf.rank, position: leaf.position, piece: piece))
         }
         leaves.withUnsafeBufferPointer { leaves in
             if let leaves = leaves.baseAddress {
-                plan.tree.combine(leaves, into: target, range, form, mode: active.floatMode, &fingerprint)
+                routes.tree.combine(leaves, into: target, range, form, mode: active.floatMode, &fingerprint)
             }
         }
         guard let feedback = active.feedback else { return fingerprint }

@@ -54,6 +54,11 @@ public final class Group: Sendable {
         ///
         /// Together all N values; each begins on a multiple of 16. The same for all members; none = in one.
         public var buckets: [Range<Int>] = []
+        /// The site of each member, by rank; empty = one each.
+        ///
+        /// Members of one site add up among themselves before sites exchange, unless all members share memory: see
+        /// ``Group/reduce(operation:contributions:laneValues:sum:feedback:settles:)``. The same for all members.
+        public var sites: [Int] = []
         /// Which links are encrypted; each side may ask for it.
         public var sealing = LinkSealing.betweenMachines
         /// 3 s, subtree by subtree, exactly; what leaves the machine is encrypted.
@@ -162,7 +167,14 @@ public final class Group: Sendable {
             silenceLimit: options.silenceLimit,
             combines: options.combines,
             codec: options.codec,
-            buckets: options.buckets
+            buckets: options.buckets,
+            twoLevels: try ValueRoutes(
+                options.sites,
+                members.map(\.lanes),
+                laneCount: laneCount,
+                owners: owners,
+                options
+            )
         )
         let context = Handshake.Context(
             run: run,
@@ -191,11 +203,15 @@ public final class Group: Sendable {
             let exchange = offer.flatMap {
                 SharedExchange.make(plan: plan, offer: $0, peers: met.mapValues(\.memory))
             }
+            let mates = plan.twoLevels.map { routes in
+                members.indices.filter { $0 != rank && routes.leaders[$0] == routes.leaders[rank] }
+            }
+            let site = offer.flatMap { SiteMemory($0, mates: mates ?? [], memory: met.mapValues(\.memory)) }
             var thread: CommThread?
             if members.count > 1 {
                 let links = met.mapValues(\.link)
                 thread = try CommThread(name: "coord-comm-\(rank)") {
-                    CommLoop(plan, shared, links, exchange, onFailure, onWait).run()
+                    CommLoop(plan, shared, links, exchange, site, onFailure, onWait).run()
                 }
             }
             return Group(
@@ -281,7 +297,8 @@ public final class Group: Sendable {
     ///   `.badFrame`, `.aborted`, `.closed`; all name ranks. The group is unusable afterwards.
     /// - Precondition: every member passes the same operation, N and W; the operation is the next one.
     /// - Cost: two latencies and one for the commit; `2·4N·(P-1)/P` bytes sent when each member holds one subtree;
-    ///   one segment of scratch for each foreign subtree.
+    ///   one segment of scratch for each foreign subtree. With ``Options/sites``: four latencies; what sites send to each
+    ///   other is as if each of them were one member; a leader has N of scratch for each subtree of its site.
     public func reduce(
         operation: UInt64,
         contributions: [(subtree: LaneSubtree, values: UnsafeBufferPointer<Float>)],

@@ -20,8 +20,16 @@ struct GroupPlan: Sendable {
     var codec = PayloadCodec.exact
     /// How the values of a training step are cut; none = in one.
     var buckets: [Range<Int>] = []
+    /// How the values of an all-reduce go over links, where that is not directly.
+    var twoLevels: ValueRoutes?
 
     var memberCount: Int { lanes.count }
+
+    /// Which way the values of an operation go over links.
+    func routes(of shape: OperationShape) -> ValueRoutes {
+        if let twoLevels, shape.form.kind == .allReduce { return twoLevels }
+        return ValueRoutes(direct: tree, owners: owners)
+    }
 
     /// How the values of an operation are cut; none = in one.
     func buckets(of shape: OperationShape) -> [Range<Int>] {
@@ -52,6 +60,7 @@ struct GroupPlan: Sendable {
         for set in lanes { writer.write(set.bits) }
         for owns in owners { writer.write(UInt32(owns ? 1 : 0)) }
         if combines { writer.write("combined, \(codec)") }
+        if let twoLevels { writer.write("leaders \(twoLevels.leaders)") }
         if !buckets.isEmpty { writer.write("buckets \(buckets)") }
         return Digest(of: writer.bytes)
     }

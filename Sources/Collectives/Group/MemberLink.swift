@@ -40,12 +40,16 @@ final class MemberLink {
     var lastSent: ContinuousClock.Instant
     var laneFramesSent = 0
     var contributionsSent = 0
-    var resultsSent = 0
+    /// By owner.
+    var resultsSent: [Int]
     var readyQueued = false
+    /// Whether the member is told where values stand, in this operation.
+    var readsMemory = false
     /// Goes out when the payload before it is written.
     var pendingGoodbye: (FrameHeader, [UInt8])?
 
-    init(rank: Int, link: any Link, now: ContinuousClock.Instant) {
+    init(rank: Int, link: any Link, members: Int, now: ContinuousClock.Instant) {
+        resultsSent = Array(repeating: 0, count: members)
         self.rank = rank
         self.link = link
         isSealed = link.isSealed
@@ -63,7 +67,8 @@ final class MemberLink {
 
     /// Starts the cursors of a new operation.
     func beginOperation() {
-        (laneFramesSent, contributionsSent, resultsSent, readyQueued) = (0, 0, 0, false)
+        (laneFramesSent, contributionsSent, readyQueued) = (0, 0, false)
+        for owner in resultsSent.indices { resultsSent[owner] = 0 }
     }
 
     /// Room for one more frame with a payload of that size.

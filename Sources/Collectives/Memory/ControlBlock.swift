@@ -13,6 +13,8 @@ enum ControlBlock {
     static let asleep = 64
     /// u64: whether all others' memory is at hand here: 0 not known yet, 1 yes, 2 no.
     static let vote = 128
+    /// u64: 1 once the memory of its site's members is at hand here.
+    static let site = 136
     /// u64: the operation whose parts are described, plus 1.
     static let posted = 192
     /// u64: N, W, the places of the rows and of the own segment's result, and what the operation does
