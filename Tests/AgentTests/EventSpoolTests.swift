@@ -1,5 +1,6 @@
 import Basics
 import CoordTesting
+import Glibc
 import Testing
 import Wire
 
@@ -92,6 +93,48 @@ import Wire
             }
             for member in 1...400 { _ = try append(spool, member) }
             #expect(done.take(milliseconds: 30_000) == 0)
+        }
+    }
+
+    @Test func whatAFullDiskCannotTakeIsToldAndComesIntoTheFileLater() throws {
+        try withTemporaryDirectory { folder throws in
+            let path = folder + "/events.jsonl"
+            let spool = try EventSpool(directory: folder)
+            try #require(symlink("/dev/full", path) == 0)
+            let written = try (0..<5).map { try append(spool, $0) }
+            #expect(spool.isFull && spool.last == written[4].sequence)
+            #expect(try spool.read(after: 0, limit: 9) == written)
+            #expect(try spool.read(after: written[1].sequence, limit: 2) == Array(written[2..<4]))
+            // What is known elsewhere needs no memory either.
+            try spool.forget(through: written[1].sequence)
+            #expect(try spool.read(after: 0, limit: 9) == Array(written[2...]))
+            try Files.remove(path)
+            let next = try append(spool, 5)
+            #expect(!spool.isFull && next.sequence == written[4].sequence + 1)
+            #expect(try spool.read(after: 0, limit: 9) == Array(written[2...]) + [next])
+            #expect(
+                try EventSpool(directory: folder).read(after: 0, limit: 9) == Array(written[2...]) + [next]
+            )
+        }
+    }
+
+    @Test func onAFullDiskWhatIsKnownIsDroppedFromTheFile() throws {
+        try withTemporaryDirectory { folder throws in
+            let path = folder + "/events.jsonl"
+            let spool = try EventSpool(directory: folder)
+            let first = try append(spool, 0)
+            try Files.move(path, to: folder + "/full")
+            try #require(symlink("/dev/full", path) == 0)
+            let second = try append(spool, 1)
+            try Files.remove(path)
+            try Files.move(folder + "/full", to: path)
+            #expect(try spool.read(after: 0, limit: 1) == [first])
+            #expect(try spool.read(after: first.sequence, limit: 9) == [second])
+            try spool.forget(through: first.sequence)
+            #expect(try Files.read(path).isEmpty)
+            #expect(try spool.read(after: first.sequence, limit: 9) == [second])
+            let third = try append(spool, 2)
+            #expect(try EventSpool(directory: folder).read(after: 0, limit: 9) == [second, third])
         }
     }
 

@@ -414,6 +414,7 @@ final class RunSupervisor: Sendable {
             logger.error("cannot note a checkpoint: \(error)", metadata: ["run": "\(start.run)"])
         }
         do {
+            let wasFull = spool?.isFull ?? false
             _ = try spool?.append(
                 run: start.run,
                 attempt: start.attempt,
@@ -421,8 +422,15 @@ final class RunSupervisor: Sendable {
                 report: report,
                 time: Machine.unixTime
             )
+            if let isFull = spool?.isFull, isFull != wasFull {
+                logger.warning(
+                    isFull
+                        ? "no space for events: they are kept in memory" : "there is space for events again",
+                    metadata: ["run": "\(start.run)"]
+                )
+            }
         } catch {
-            // The disk is full: the trainers go on; what can't be kept can't be told later.
+            // The trainers go on; what can't be kept can't be told later.
             logger.error("cannot keep an event: \(error)", metadata: ["run": "\(start.run)"])
         }
         for listener in listeners { listener.signal() }
