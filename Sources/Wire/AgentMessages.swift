@@ -49,6 +49,8 @@ public enum AgentRequest: Codable, Sendable {
     case state(run: RunID, member: Int, generation: Int, manifest: Digest)
     /// Kill one trainer, which was expelled.
     case expel(run: RunID, member: Int)
+    /// Harm one trainer, as a drill.
+    case injure(run: RunID, member: Int, Injury)
     /// End the run's trainers on this host and forget the run.
     case endRun(RunID)
     /// From now on this connection carries ``AgentEvent`` only: those behind the given numbers, then new ones.

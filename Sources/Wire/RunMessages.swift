@@ -171,6 +171,8 @@ public enum TrainerCommand: Codable, Sendable, Hashable {
     case coordinator(isPresent: Bool)
     /// Another member of the run ended on this host; the generations that it had agreed to open.
     case ended(member: Int, plans: [GenerationView])
+    /// Do yourself this harm at the next exchange: ``Injury/Kind/partition`` or ``Injury/Kind/corrupt``.
+    case injure(Injury)
     /// End now; nothing more is saved.
     case stop
 }
@@ -257,8 +259,8 @@ public struct EpochMetric: Codable, Sendable, Hashable {
 public enum TrainerReport: Codable, Sendable, Hashable {
     /// Data loaded, waiting for a generation at this address.
     case listening(address: String, trainingSamples: Int, stepsPerEpoch: Int)
-    /// All links of the generation are up.
-    case joined(generation: Int)
+    /// All links of the generation are up; whether the step in flight is computed (again).
+    case joined(generation: Int, repeats: Bool)
     /// This member is about to open a generation that the members made themselves: its last word, should it end now.
     case accepted(GenerationPlan, reason: String)
     /// The member accepts a generation that the coordinator announced: its last word, should it end now.

@@ -13,7 +13,7 @@ struct Coord: ParsableCommand {
         version: "coord 0.1.0",
         subcommands: [
             Initialize.self, Keys.self, Up.self, Down.self, Status.self, Plan.self, Doctor.self,
-            Preflight.self, Run.self,
+            Preflight.self, Run.self, Drill.self,
             DataCommand.self,
             CheckpointCommand.self, ModelCommand.self, Deploy.self, Rollback.self, Predict.self, Events.self,
             Docs.self, CoordinatorCommand.self,

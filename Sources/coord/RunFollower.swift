@@ -16,14 +16,17 @@ struct RunFollower {
     /// - Parameters:
     ///   - unknownKey: told of hosts whose key nobody knows: the host and the fingerprint.
     ///   - passphrase: told of encrypted keys whose passphrase is missing: the key's file.
+    ///   - onEvent: told of every event beside.
     func follow(
         _ client: CoordinatorClient,
         _ request: ControlRequest,
         unknownKey: (String, String) -> Void = { _, _ in },
-        passphrase: (String) -> Void = { _ in }
+        passphrase: (String) -> Void = { _ in },
+        onEvent: (ControlEvent) -> Void = { _ in }
     ) throws -> (exitCode: Basics.ExitCode, message: String?, hint: String?) {
         Self.detachOnInterrupt()
         return try client.ask(request) { event in
+            onEvent(event)
             if case .unknownHostKey(let host, let fingerprint) = event { unknownKey(host, fingerprint) }
             if case .passphraseNeeded(_, let path) = event { passphrase(path) }
             if console.isJSON { console.json(event: event) } else { show(event) }
@@ -70,6 +73,7 @@ struct RunFollower {
         case .transfer(let transfer): show(transfer)
         case .pod(let pod): console.sayFindings(of: pod)
         case .note(let text): console.say("  \(text)")
+        case .drill(let report): report.lines.forEach { console.print($0) }
         case .host, .unknownHostKey, .passphraseNeeded, .prediction, .preflight, .done: break
         }
     }

@@ -12,7 +12,7 @@ import Wire
             run: try #require(RunID("r1")),
             attempt: 1,
             member: member,
-            report: .joined(generation: member),
+            report: .joined(generation: member, repeats: false),
             time: 1
         )
     }

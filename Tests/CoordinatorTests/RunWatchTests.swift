@@ -85,6 +85,6 @@ import Wire
             RunWatch.words(plan, member: 2, host: "a")?.message
                 == "trainer 2 on a: 2.0 MB (data 1.0 MB) planned, 1 lane at a time"
         )
-        #expect(RunWatch.words(.joined(generation: 1), member: 0, host: "a") == nil)
+        #expect(RunWatch.words(.joined(generation: 1, repeats: false), member: 0, host: "a") == nil)
     }
 }

@@ -140,7 +140,7 @@ final class SimCoordinator {
         guard let machine, world.verdict == nil else { return }
         let member = machine.nextMember
         guard member == world.trainers.count else {
-            return world.fail("member \(member) is started as the \(world.trainers.count + 1)th")
+            return world.fail("number \(member) is given to a second process, or one is left out")
         }
         world.note("member \(member) is started on host \(host)")
         world.trainers.append(

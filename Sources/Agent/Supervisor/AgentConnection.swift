@@ -115,6 +115,9 @@ struct AgentConnection: Sendable {
         case .expel(let run, let member):
             agent.runs.expel(run: run, member: member)
             try reply(.done)
+        case .injure(let run, let member, let injury):
+            try agent.runs.injure(run: run, member: member, injury)
+            try reply(.done)
         case .endRun(let run):
             agent.runs.endRun(run)
             agent.relay.forget(run)

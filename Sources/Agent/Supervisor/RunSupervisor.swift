@@ -46,7 +46,7 @@ final class RunSupervisor: Sendable {
 
     private let directory: AgentDirectory
     private let ledger: CheckpointLedger
-    private let logger: Logger
+    let logger: Logger
     private let memory = MemoryWatch()
     let state: Mutex<State>
     /// Children die with the thread that started them, so one thread starts all and lives as long as the agent.

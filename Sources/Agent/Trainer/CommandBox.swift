@@ -19,10 +19,13 @@ final class CommandBox: Sendable {
         var interrupt: (@Sendable () -> Void)?
         /// No generation up to this one is to be begun.
         var abandoned = 0
+        /// The harm to do at the next exchange.
+        var injury: Injury?
     }
 
     private let state = Mutex(State())
     private let changed = DispatchSemaphore(value: 0)
+    private let never = DispatchSemaphore(value: 0)
 
     /// A newer generation: whoever waits is woken, whoever exchanges is interrupted.
     func put(_ plan: GenerationPlan) {
@@ -42,6 +45,22 @@ final class CommandBox: Sendable {
             return state.generation?.number == number ? state.interrupt : nil
         }
         interrupt?()
+    }
+
+    /// A drill: harm to be done at the next exchange.
+    func put(_ injury: Injury) { state.withLock { $0.injury = injury } }
+
+    /// Takes it.
+    func takeInjury() -> Injury? {
+        state.withLock { state in
+            defer { state.injury = nil }
+            return state.injury
+        }
+    }
+
+    /// Waits until then, whatever comes.
+    func rest(until end: ContinuousClock.Instant) {
+        _ = never.wait(timeout: .now() + max(0, (end - .now) / .seconds(1)))
     }
 
     /// Where the run stands has come.

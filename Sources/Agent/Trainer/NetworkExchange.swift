@@ -31,6 +31,8 @@ final class NetworkExchange: GradientExchange {
     /// What values lost on their way; nil while they travel exactly.
     private let feedback: ErrorFeedback?
     private let options: Group.Options
+    /// A drill: until then no link carries anything.
+    private var silentUntil: ContinuousClock.Instant?
     /// Over the links of generations that are over.
     private var bytesBefore = 0
     /// How long a member that joins waits for its state without a coordinator.
@@ -215,6 +217,7 @@ final class NetworkExchange: GradientExchange {
         settles: Bool
     ) throws -> ExchangeOutcome {
         guard let group, let plan else { preconditionFailure("join() comes first") }
+        if let injury = commands.takeInjury() { harm(group, injury) }
         do {
             try group.reduce(
                 operation: operation,
@@ -254,6 +257,18 @@ final class NetworkExchange: GradientExchange {
         // Nobody has a result of an operation to which this member gave nothing.
         guard try enterNextGeneration() != .commitReady else {
             throw AgentError("an operation was committed without this member's lanes", exitCode: .bug)
+        }
+    }
+
+    private func harm(_ group: Group, _ injury: Injury) {
+        switch injury.kind {
+        case .partition:
+            let end = ContinuousClock.now + .seconds(injury.seconds)
+            silentUntil = end
+            endpoint.beSilent(until: end)
+            group.injure(.silence(until: end))
+        case .corrupt: group.injure(.damage)
+        case .kill, .stop, .slow: break  // the agent does these from outside
         }
     }
 
@@ -321,6 +336,8 @@ final class NetworkExchange: GradientExchange {
             var options = options
             options.silenceLimit = plan.silenceLimit
             options.sites = plan.sites(laneCount: laneCount)
+            // A drill: nobody can be met before it is over.
+            while let end = silentUntil, ContinuousClock.now < end { commands.rest(until: end) }
             do {
                 let group = try Group.open(
                     endpoint: endpoint,
@@ -365,7 +382,7 @@ final class NetworkExchange: GradientExchange {
                 let giver = givers.first { plan.members[$0].member == plan.giver } ?? givers.first
                 wantsState = !group.joiners.isEmpty && giver == rank
                 if commands.newest > plan.number { group.abort("a newer generation was announced") }
-                report(.joined(generation: plan.number))
+                report(.joined(generation: plan.number, repeats: group.resolution == .recompute))
                 // That it caught up in a generation before this one was heard by nobody.
                 if plan.joiners.contains(start.member), !isBehind {
                     report(.caughtUp(generation: plan.number))

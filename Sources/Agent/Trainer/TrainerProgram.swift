@@ -65,6 +65,7 @@ enum TrainerProgram {
                     commands.put(standing: standing, generation: generation)
                 case .state(let generation, let manifest):
                     commands.put(state: manifest, generation: generation)
+                case .injure(let injury): commands.put(injury)
                 case .stop: exit(0)
                 case .start, nil: break
                 }

@@ -30,6 +30,8 @@ final class CommLoop {
     var leaves: [UnsafeRawPointer?]
     /// What this member's site adds up to, subtree by subtree, as far as it was asked for.
     var carried = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    /// A drill: until then nothing is read or written.
+    var silentUntil: ContinuousClock.Instant?
     /// The most bytes that are received before the caller begins an operation.
     var largest = 4 << 20
 
@@ -77,6 +79,7 @@ final class CommLoop {
 
     /// One round; false when the group is closed.
     func turn() throws(CollectivesError) -> Bool {
+        if let goesOn = try turnInSilence() { return goesOn }
         polls.clear()
         polls.add(shared.wake.descriptor, read: true, write: false)
         var next = ContinuousClock.now + SilenceWatch.beatInterval
@@ -167,11 +170,12 @@ final class CommLoop {
 
     func takeOrders(_ now: ContinuousClock.Instant) throws(CollectivesError) -> Bool {
         shared.wake.clear()
-        let (posted, reason, closes, trouble) = shared.state.withLock { state in
-            defer { state.posted = nil }
-            return (state.posted, state.abortReason, state.isClosing, state.trouble)
+        let (posted, reason, closes, trouble, injury) = shared.state.withLock { state in
+            defer { (state.posted, state.injury) = (nil, nil) }
+            return (state.posted, state.abortReason, state.isClosing, state.trouble, state.injury)
         }
         if let trouble { throw trouble }
+        if let injury { suffer(injury) }
         if active == nil {
             if let posted { try begin(posted, now) }
         } else {
@@ -382,6 +386,7 @@ final class CommLoop {
             if state.isInFlight { state.outcome = end }
             return state.isInFlight
         }
+        shared.hasEnded.signal()
         releaseMemory()
         if let failure, failure.code != .aborted, nextFailure == nil { onFailure?(failure) }
         if isWaiting { shared.finished.signal() }

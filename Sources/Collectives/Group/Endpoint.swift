@@ -85,6 +85,8 @@ public final class Endpoint: Sendable {
         /// The newest generation of each run that is over or complete here.
         var done: [UInt64: UInt32] = [:]
         var isClosed = false
+        /// A drill: until then nobody is heard here.
+        var silentUntil: ContinuousClock.Instant?
         /// Takes connections that bring a message instead of a hello.
         var council: (@Sendable (any Link, Council.Opening) -> Void)?
     }
@@ -154,6 +156,12 @@ public final class Endpoint: Sendable {
             return state.openers[route]
         }
         opener?.abandon()
+    }
+
+    /// A drill: until then nobody who connects is heard; the kernel takes the connections, as for a process that is stopped.
+    public func beSilent(until end: ContinuousClock.Instant) {
+        shared.state.withLock { $0.silentUntil = end }
+        wake.signal()
     }
 
     /// Ends the listener, the thread and whatever waits; groups that stand go on.
@@ -233,6 +241,11 @@ public final class Endpoint: Sendable {
             var next = now + .seconds(60)
             polls.clear()
             polls.add(wake.descriptor, read: true, write: false)
+            if let end = shared.state.withLock({ $0.silentUntil }), now < end {
+                polls.wait(until: end)
+                wake.clear()
+                continue
+            }
             polls.add(listener.descriptor, read: now >= pausedUntil, write: false)
             if now < pausedUntil { next = pausedUntil }
             for stranger in strangers {

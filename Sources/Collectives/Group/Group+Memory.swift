@@ -83,6 +83,7 @@ extension Group {
         guard let exchange else { return exchangeOverLinks(posted) }
         let settled = shared.state.withLock { $0.sharesMemory }
         if settled == false { return exchangeOverLinks(posted) }
+        waitWhileSilent()
         if let refusal = begin(posted, { $0.throughMemory = posted.operation }) { return refusal }
         if settled == nil {
             guard let isPossible = exchange.isPossible() else { return leave(posted.operation, nil) }

@@ -112,6 +112,10 @@ final class GroupShared: Sendable {
         var outcome: CollectivesError?
         var failure: CollectivesError?
         var abortReason: String?
+        /// A drill that the group's thread has not begun yet.
+        var injury: Group.Injury?
+        /// A drill: until then this member shows no sign of life.
+        var silentUntil: ContinuousClock.Instant?
         var isClosing = false
         var counters = Group.Counters()
     }
@@ -120,6 +124,8 @@ final class GroupShared: Sendable {
     let finished = DispatchSemaphore(value: 0)
     /// How many of the first buckets are final of what the caller has begun.
     let given = Atomic(0)
+    /// The group is over: nobody need be silent any longer.
+    let hasEnded = DispatchSemaphore(value: 0)
     /// The caller has left an operation through memory after the end of the group.
     let hasLeft = DispatchSemaphore(value: 0)
 

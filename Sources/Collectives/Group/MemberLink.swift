@@ -45,6 +45,8 @@ final class MemberLink {
     var readyQueued = false
     /// Whether the member is told where values stand, in this operation.
     var readsMemory = false
+    /// A drill: the next frame goes out with a bit flipped.
+    var damagesNext = false
     /// Goes out when the payload before it is written.
     var pendingGoodbye: (FrameHeader, [UInt8])?
 
@@ -94,6 +96,11 @@ final class MemberLink {
             outboxTail += payload.count
         } else {
             outgoing = payload
+        }
+        if damagesNext {
+            damagesNext = false
+            // The last byte that lies here: of the payload, or of the checksum before one that lies elsewhere.
+            if isSealed { link.damageNext() } else { outbox[outboxTail - 1] ^= 0x10 }
         }
     }
 

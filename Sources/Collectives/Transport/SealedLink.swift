@@ -25,6 +25,7 @@ final class SealedLink: Link, @unchecked Sendable {
     private let text = UnsafeMutableRawBufferPointer.allocate(byteCount: mostText, alignment: 64)
     private let outgoing = UnsafeMutableRawBufferPointer.allocate(byteCount: room, alignment: 64)
     private var outgoingRange = 0..<0
+    private var damagesNext = false
     private let incoming = UnsafeMutableRawBufferPointer.allocate(byteCount: room, alignment: 64)
     private var incomingCount = 0
     private let opened = UnsafeMutableRawBufferPointer.allocate(byteCount: mostText, alignment: 64)
@@ -46,6 +47,7 @@ final class SealedLink: Link, @unchecked Sendable {
     var isSealed: Bool { true }
     var hasUnsent: Bool { !outgoingRange.isEmpty }
     var hasUnread: Bool { !openedRange.isEmpty }
+    func damageNext() { damagesNext = true }
     func finishSending() { base.finishSending() }
     func close() { base.close() }
 
@@ -73,6 +75,10 @@ final class SealedLink: Link, @unchecked Sendable {
             into: UnsafeMutableRawBufferPointer(rebasing: outgoing[Self.headerBytes...])
         )
         sent += 1
+        if damagesNext {
+            damagesNext = false
+            outgoing[Self.headerBytes] ^= 0x10
+        }
         outgoingRange = 0..<(Self.headerBytes + count + RecordKey.tagBytes)
         switch flush() {
         case .moved, .wouldBlock: return .moved(count)  // what is left goes out by ``flush()``

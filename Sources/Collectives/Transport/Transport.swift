@@ -71,6 +71,8 @@ public protocol Link: Sendable {
     var hasUnread: Bool { get }
     /// Writes what waits here.
     func flush() -> LinkProgress
+    /// Flips a bit of what is sealed next, behind the seal; for drills.
+    func damageNext()
     /// Whether both ends are on one machine and can hand each other descriptors.
     var passesDescriptors: Bool { get }
     /// Writes bytes with descriptors beside the first of them.
@@ -94,6 +96,8 @@ extension Link {
     public var hasUnread: Bool { false }
     /// Nothing waits.
     public func flush() -> LinkProgress { .wouldBlock }
+    /// Nothing is sealed here.
+    public func damageNext() {}
     /// False: bytes only.
     public var passesDescriptors: Bool { false }
     /// Writes the bytes alone.

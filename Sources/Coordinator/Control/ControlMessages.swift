@@ -17,6 +17,8 @@ public enum ControlRequest: Codable, Sendable {
     case rollback(host: String)
     /// One prediction by what is live on a host.
     case predict(host: String?, values: [Float])
+    /// Harm a worker of the run that is on, and report what came of it.
+    case drill(DrillRequest)
     /// Try two steps of the file's run on all hosts, and measure the ways between them.
     case preflight
     /// Send hosts what a manifest in the store needs.
@@ -122,6 +124,8 @@ public enum ControlEvent: Codable, Sendable {
     case checkpoint(run: RunID, epoch: Int, manifest: Digest, isBest: Bool)
     /// A release moved on.
     case release(ReleaseEvent)
+    /// What came of a drill.
+    case drill(DrillReport)
     /// A preflight found something out.
     case preflight(PreflightEvent)
     /// Something is on its way to a host; a few times a second, and once when there is nothing to send.

@@ -1,5 +1,16 @@
 internal import Basics
 
+/// Generations that began only because their members are not equally fast.
+public enum LaneMoves {
+    static let late = "late: the others compute them"
+    static let measured = "lanes follow the measured speed"
+
+    /// Whether that is all a generation began for, by the reason that is kept with it.
+    public static func areAll(of reason: String) -> Bool {
+        reason.contains(late) || reason.hasPrefix(measured)
+    }
+}
+
 // What the coordinator does about members that live and are late.
 extension RunMachine {
     /// Lets the others compute the lanes of members that keep them waiting, when that is sooner than to wait as long again.
@@ -21,6 +32,6 @@ extension RunMachine {
         else { return [] }
         let hosts = Set(slow.compactMap { held[$0]?.host }).sorted().joined(separator: ", ")
         let seconds = (waited / .seconds(0.1)).rounded() / 10
-        return next("the lanes of \(hosts) are \(seconds) s late: the others compute them", sparing: slow)
+        return next("the lanes of \(hosts) are \(seconds) s \(LaneMoves.late)", sparing: slow)
     }
 }

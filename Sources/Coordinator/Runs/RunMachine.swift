@@ -406,7 +406,7 @@ struct RunMachine: Sendable {
         guard isQuiet, let counts = balance.look(working.mapValues(\.lanes), laneCount: laneCount, now: now)
         else { return [] }
         let shares = counts.sorted { $0.key < $1.key }.map { "\(working[$0.key]?.host ?? "?") \($0.value)" }
-        return next("lanes follow the measured speed: \(shares.joined(separator: ", "))", rebalances: true)
+        return next("\(LaneMoves.measured): \(shares.joined(separator: ", "))", rebalances: true)
     }
 
     private var isRouting: Bool { searches > 0 }

@@ -32,6 +32,7 @@ extension Coordinator {
             case .deploy(let host, let version): try deploy(host: host, version: version, peer: peer)
             case .rollback(let host): try rollback(host: host, peer: peer)
             case .predict(let host, let values): try predict(host: host, values: values, peer: peer)
+            case .drill(let request): try begin(request, peer)
             case .preflight: try preflight(peer)
             case .push(let manifest, let what, let hosts): try push(manifest, what, to: hosts, peer)
             case .status: askForPods(age: .seconds(5)) { $0.sendStatus(to: peer) }

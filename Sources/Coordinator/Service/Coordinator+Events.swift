@@ -189,6 +189,7 @@ extension Coordinator {
     /// What the run makes of an event.
     func follow(_ event: AgentEvent, from host: String) {
         guard let active else { return }
+        defer { drillHears(event.report, of: event.member) }
         switch event.report {
         case .listening(let address, _, _): feed(.listening(member: event.member, address: address))
         case .peerLost(let generation, let member, let isSilent, let reason):
@@ -362,6 +363,7 @@ extension Coordinator {
                 if row.started == nil { row.started = now }
             }
         }
+        drillSees(plan, reason)
         let sumHosts = plan.sumHosts
         if !sumHosts.isEmpty, active?.plan?.sumHosts != sumHosts {
             let places = sumHosts.joined(separator: ", ")

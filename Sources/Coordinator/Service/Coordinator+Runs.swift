@@ -328,6 +328,7 @@ extension Coordinator {
         log("run", "finished; weights \(weights.short)", run: active.id)
         endTrainers(of: active)
         self.active = nil
+        endDrillWithRun(active.id)
         tell(
             active.id,
             .run(
@@ -365,6 +366,7 @@ extension Coordinator {
         log("run", "\(state.rawValue): \(message)", run: run)
         endTrainers(of: active)
         self.active = nil
+        endDrillWithRun(active.id)
         tell(
             run,
             .run(RunEvent(run: run, name: active.record.spec.name, state: state.rawValue, detail: message))

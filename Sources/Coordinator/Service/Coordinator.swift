@@ -77,6 +77,8 @@ final class Coordinator {
     var routes: [FoundRoute] = []
     /// Hosts of relayed pairs to which a relay connection is being made, and how long to wait before the next try.
     var relaying: [String: Duration] = [:]
+    /// The fault that a person asked for.
+    var drill: Drill?
     /// Hosts with a release under way.
     var releasing: Set<String> = []
     /// The account's pods, as they were last.
