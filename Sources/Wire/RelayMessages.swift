@@ -23,13 +23,22 @@ public struct PeerRoute: Codable, Sendable, Hashable {
     public var way: Way
     /// The shortest round trip that was measured on it; unit: seconds; nil = nobody could, or an earlier build.
     public var roundTrip: Double?
+    /// What was measured to go through it; nil as for the round trip.
+    public var bytesPerSecond: Double?
 
     /// A pair of hosts, in any order, and how they meet.
-    public init(_ one: String, _ other: String, _ way: Way, roundTrip: Double? = nil) {
+    public init(
+        _ one: String,
+        _ other: String,
+        _ way: Way,
+        roundTrip: Double? = nil,
+        bytesPerSecond: Double? = nil
+    ) {
         first = min(one, other)
         second = max(one, other)
         self.way = way
         self.roundTrip = roundTrip
+        self.bytesPerSecond = bytesPerSecond
     }
 
     /// True when the pair waits while the coordinator's machine is away.
@@ -78,6 +87,23 @@ extension GenerationPlan {
             }
         }
         return isNear ? .seconds(1) : .seconds(3)
+    }
+
+    /// Above this a wire is no limit: what carries the bytes is the processors, which have the gradient to compute.
+    private static let fastRate = 500e6
+
+    /// Whether it may pay to send parts of a gradient while the rest is computed: some pair of hosts has a wire
+    /// that is not known to be a fast one.
+    ///
+    /// A matter of the whole generation, as all members cut a gradient alike.
+    public var overlaps: Bool {
+        let hosts = Set(members.map(\.host)).sorted()
+        let fast = routes.filter { ($0.bytesPerSecond ?? 0) >= Self.fastRate }
+        return hosts.indices.contains { index in
+            hosts[(index + 1)...].contains { other in
+                !fast.contains { $0.first == hosts[index] && $0.second == other }
+            }
+        }
     }
 
     /// The ranks that the member of a rank dials: the lower ones, except where only one side can.

@@ -47,6 +47,21 @@ struct SilenceLimitTests {
         #expect(try plan(["a", "b"], all).silenceLimit == .seconds(1))
     }
 
+    @Test func partsTravelEarlyWhereSomeWireIsNotKnownToBeFast() throws {
+        func overlaps(_ hosts: [String], _ rates: [Double?]) throws -> Bool {
+            let pairs = [("a", "b"), ("c", "a"), ("b", "c")]
+            let routes = zip(pairs, rates).map { PeerRoute($0.0, $0.1, .direct, bytesPerSecond: $1) }
+            return try plan(hosts, routes).overlaps
+        }
+        #expect(try !overlaps(["a", "a"], []))
+        #expect(try overlaps(["a", "b"], [125e6]))
+        #expect(try overlaps(["a", "b"], [nil]))
+        #expect(try overlaps(["a", "b"], []))
+        #expect(try !overlaps(["a", "b", "a"], [1.2e9]))
+        #expect(try !overlaps(["c", "b", "a"], [1.2e9, 1.2e9, 600e6]))
+        #expect(try overlaps(["c", "b", "a"], [1.2e9, 1.2e9, 30e6]))
+    }
+
     @Test func aPlanOfAnEarlierBuildSaysNothingOfRoundTrips() throws {
         let old = #"{"first":"a","second":"b","way":{"direct":{}}}"#
         let route = try MessageCoding.decode(PeerRoute.self, from: Array(old.utf8))

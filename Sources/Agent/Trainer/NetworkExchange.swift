@@ -335,6 +335,7 @@ final class NetworkExchange: GradientExchange {
             }
             var options = options
             options.silenceLimit = plan.silenceLimit
+            if !plan.overlaps { options.buckets = [] }
             options.sites = plan.sites(laneCount: laneCount)
             // A drill: nobody can be met before it is over.
             while let end = silentUntil, ContinuousClock.now < end { commands.rest(until: end) }

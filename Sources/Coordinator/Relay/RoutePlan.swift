@@ -100,7 +100,13 @@ struct FoundRoute: Sendable, Equatable {
 
     /// For the members of a run.
     var told: PeerRoute {
-        PeerRoute(route.first, route.second, route.way, roundTrip: measured?.roundTrip)
+        PeerRoute(
+            route.first,
+            route.second,
+            route.way,
+            roundTrip: measured?.roundTrip,
+            bytesPerSecond: measured?.bytesPerSecond
+        )
     }
 
     /// For people: what goes which way, how well, and what follows.
