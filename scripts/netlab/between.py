@@ -6,10 +6,11 @@ import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from common import agent_folder  # noqa: E402
-from netlab import NetLab, check, wait_for  # noqa: E402
+from common import CNN, agent_folder  # noqa: E402
+from netlab import Ledger, NetLab, check, wait_for  # noqa: E402
 
 MLP = {"model": "{ type: mlp, hidden: [256, 128] }", "epochs": "4"}
+CNN_RUN = {"model": CNN, "lanes": "8"}
 FAST = 60000
 
 
@@ -260,8 +261,46 @@ def halves_never_both_go_on():
         return f"a waited at step {waits} of {ended['step']}; b and c ended with {ended['weights_sha256'][:12]}"
 
 
+def lost_hosts_cost_little():
+    """Four hosts: the cable of one is pulled, another one loses its power. Each costs less than two seconds and no bit; both come back."""
+    with NetLab("lost-hosts", mtu=FAST) as lab:
+        nodes = lab.add_hosts(4)
+        lab.trust(*nodes)
+        hosts = "".join(map(lab.entry, nodes))
+        lab.write(hosts)
+        lab.digits()
+        run = lab.lasting(hosts, CNN_RUN, seconds=30.0)
+        lab.write(hosts, run)
+        up = lab.start("up", "-y")
+        ledger, before = Ledger(lab), lab.run()["run"]
+        wait_for("steps", lambda: ledger.run()["id"] != before and ledger.run()["steps"] > 50)
+        said = []
+        for node, what in ((nodes[1], "cable pulled"), (nodes[2], "power lost")):
+            known = ledger.run()
+            if what == "cable pulled":
+                node.cable(cut=True)
+            else:
+                node.power_off()
+            wait_for("the next generation", lambda: ledger.run()["generations"] > known["generations"], 20)
+            wait_for("steps", lambda: ledger.run()["steps"] > known["steps"] + 50, 20)
+            seconds = {step: took for step, took in ledger.steps().items() if step > known["steps"]}
+            stall = max(seconds.values())
+            check(0.7 < stall <= 2, f"{what}: the longest step took {stall:.2f} s: {lab.events('membership')}")
+            check(f"lost {node.name}" in ledger.generations()[-1][2] or node.name in ledger.generations()[-1][2], ledger.generations())
+            said.append(f"{what}: {stall:.2f} s")
+        nodes[1].cable(cut=False)
+        nodes[2].power_on()
+        out, err = up.communicate(timeout=240)
+        check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+        ended = lab.run()
+        seconds = ledger.steps()
+        check(sorted(seconds) == list(range(1, ended["step"] + 1)), "steps are missing or counted twice")
+        check(ended["weights_sha256"] == alone(lab, run), "other weights than on one machine")
+        return f"{', '.join(said)}; weights {ended['weights_sha256'][:12]}"
+
+
 BETWEEN = [
-    halves_never_both_go_on,
+    halves_never_both_go_on, lost_hosts_cost_little,
     relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
     only_one_side_can_dial, relay_connection_is_cut, workers_of_a_host_add_up_first,
     relay_over_a_hub,

@@ -40,7 +40,7 @@ import threading
 from emulator import BUILD, Link, build, rule  # noqa: F401
 from machines import LAB_ID, Home, Host, Pod  # noqa: F401
 from systemd import SystemdHost  # noqa: F401
-from clusterlab import COORD, ROOT, Failure, Lab, check, is_alive, wait_for  # noqa: F401
+from clusterlab import COORD, ROOT, Failure, Lab, Ledger, check, is_alive, wait_for  # noqa: F401
 
 DIGITS = threading.Lock()
 
