@@ -312,8 +312,8 @@ struct RunMachine: Sendable {
             if let revived = revive([reporter]) { return revived }
             guard generation == self.generation, members[reporter]?.isActive == true else { return [] }
             let isRelayed = lost.map { self.isRelayed(reporter, $0) } ?? false
-            if let lost, isSilent, !isRelayed, members[lost]?.state != .finished {
-                return giveUp(lost, reason, reason)
+            if let lost, isSilent, !isRelayed, let member = members[lost], member.state != .finished {
+                return giveUp(lost, reason, "\(member.host): \(reason)")
             }
             if isSilent { self.isSilent = true }
             // The link broke: most likely the news that a trainer died is on its way.
