@@ -335,7 +335,7 @@ def cannot_add_or_remove_a_host_without_stopping_all():
         lab.coord("up", "-y", "--hosts-only")
         lab.coord("down", "-y")
         lab.write(before_)
-        run = lab.lasting(before_, {"model": CNN}, seconds=6)
+        run = lab.lasting(before_, {"model": CNN}, seconds=16)
         lab.write(before_, run)
         lab.coord("up", "-y")
         weights, old = lab.run()["weights_sha256"], lab.run()["run"]
