@@ -132,11 +132,7 @@ def profile(bed, run, strikes, ledger):
 
 
 def campaign(kind, options, chance):
-<<<<<<< ours
     """Faults of one kind; the seconds that training stood still after each."""
-=======
-    """Faults of one kind, until there are enough; the stalls."""
->>>>>>> theirs
     workers = options.hosts if kind in ("cut", "vanish") else options.workers
     bed = (Remote if kind in ("cut", "vanish") else Local)(kind, workers)
     stalls, usual, loads = [], [], []
