@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Basics
 
 @main
 struct Coord: ParsableCommand {
@@ -19,4 +20,19 @@ struct Coord: ParsableCommand {
             Docs.self, CoordinatorCommand.self,
         ]
     )
+
+    static func main() {
+        do {
+            var command = try parseAsRoot()
+            try command.run()
+            ThisProcess.end(.ok)
+        } catch {
+            let code = exitCode(for: error)
+            let text = fullMessage(for: error)
+            if !text.isEmpty {
+                if code.isSuccess { print(text) } else { Console(isJSON: false).write(text + "\n") }
+            }
+            ThisProcess.end(code.rawValue)
+        }
+    }
 }

@@ -33,7 +33,7 @@ struct AgentServices: Sendable {
         try? Files.remove(directory.socket)
         try? Files.remove(directory.identity)
         if wipe { try? Files.remove(directory.root) }
-        exit(0)
+        ThisProcess.end(.ok)
     }
 }
 

@@ -66,11 +66,11 @@ enum TrainerProgram {
                 case .state(let generation, let manifest):
                     commands.put(state: manifest, generation: generation)
                 case .injure(let injury): commands.put(injury)
-                case .stop: exit(0)
+                case .stop: ThisProcess.end(.ok)
                 case .start, nil: break
                 }
             }
-            exit(1)  // the agent is gone, and nobody can tell us whom to work with
+            ThisProcess.end(1)  // the agent is gone, and nobody can tell us whom to work with
         }
         let exchange = NetworkExchange(
             start: start,

@@ -4,12 +4,6 @@ internal import ContentStore
 internal import Registry
 internal import Wire
 
-#if canImport(Glibc)
-internal import Glibc
-#elseif canImport(Musl)
-internal import Musl
-#endif
-
 /// A command that waits for the hosts to be ready.
 struct BringUp {
     var request: UpRequest
@@ -300,8 +294,7 @@ extension Coordinator {
 
     private func finishDown(_ peer: ControlPeer, failure: (any ExplainedError)?) {
         try? Files.remove(workspace.socketPath)
-        // Not exit: its cleaning up would meet SSH threads that are still at work.
-        peer.finish(failure) { _exit(0) }
+        peer.finish(failure) { ThisProcess.end(.ok) }
     }
 
     func detail(_ entry: HostEntry) -> String {

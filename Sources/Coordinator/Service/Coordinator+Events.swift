@@ -3,12 +3,6 @@ internal import Logging
 internal import Registry
 internal import Wire
 
-#if canImport(Glibc)
-internal import Glibc
-#elseif canImport(Musl)
-internal import Musl
-#endif
-
 // What the trainers report: kept once, told to those who follow, decided by the run machine.
 extension Coordinator {
     /// So many events go into one transaction, at most.
@@ -35,7 +29,7 @@ extension Coordinator {
             // Going on would leave them out for ever; the next coordinator asks for them again.
             let words = events.map { "\($0.event.sequence) of \($0.event.run) from \($0.host)" }
             logger.critical("events \(words.joined(separator: ", ")) could not be kept: \(error)")
-            exit(ExitCode.cannotWrite.rawValue)
+            ThisProcess.end(.cannotWrite)
         }
         for (event, host) in new { received(event, from: host) }
     }

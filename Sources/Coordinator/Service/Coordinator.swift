@@ -176,7 +176,7 @@ final class Coordinator {
             return try registry.write(body)
         } catch {
             logger.critical("the registry can't be written: \(error)")
-            exit(ExitCode.cannotWrite.rawValue)
+            ThisProcess.end(.cannotWrite)
         }
     }
 
@@ -186,7 +186,7 @@ final class Coordinator {
             return try registry.read(body)
         } catch {
             logger.critical("the registry can't be read: \(error)")
-            exit(ExitCode.cannotWrite.rawValue)
+            ThisProcess.end(.cannotWrite)
         }
     }
 
