@@ -13,8 +13,7 @@ import Wire
             run: try #require(RunID("r1")),
             attempt: 1,
             laneCount: lanes,
-            hosts: hosts,
-            makeSecret: { WireSecret([1, 2, 3]) }
+            hosts: hosts
         )
     }
 
@@ -38,6 +37,33 @@ import Wire
         #expect(first.number == 1)
         #expect(first.members.map(\.lanes) == [LaneSet([0, 1]), LaneSet([2, 3])])
         #expect(first.writers == [0, 1])
+    }
+
+    /// Found by the simulator: such a member was counted for ever, and nobody went on.
+    @Test func whoeverCannotComeBackIsEndedWhenItsHostAnswers() throws {
+        var machine = try running(["a", "b", "c"])
+        let first = machine.succession.basis(mark: 0).follows[0].view
+        for member in 0..<3 {
+            let opening = RunMachine.Event.opening(member: member, generation: 1, mark: first.mark)
+            _ = machine.handle(opening, now: start)
+        }
+        let lost = RunMachine.Event.peerLost(
+            reporter: 0,
+            generation: 1,
+            member: 2,
+            isSilent: true,
+            reason: "silent"
+        )
+        let second = try plan(machine.handle(lost, now: start))
+        #expect(second.members.map(\.member) == [0, 1])
+        // Member 0 dies; whether 1 began without 2 is not known, and 1 and 2 are half each of those who are left.
+        _ = machine.handle(.opening(member: 0, generation: 2, mark: second.view.mark), now: start)
+        _ = machine.handle(.exited(member: 0, end: ProcessEnd(.signalled(9))), now: start)
+        #expect(machine.parkedFor?.hasPrefix("c can't be reached") == true)
+        let back = machine.handle(.returned(host: "c", members: [2: "c:1"]), now: start)
+        #expect(back == [.expel(member: 2, reason: "the others go on without it")])
+        let third = try plan(machine.handle(.exited(member: 2, end: ProcessEnd(.signalled(9))), now: start))
+        #expect(third.members.map(\.member) == [1])
     }
 
     @Test func aDeadMemberLeavesItsLanesToTheOthersWhoKeepTheirs() throws {
@@ -315,10 +341,22 @@ import Wire
     @Test func aMemberWithoutTheStateCannotCarryTheRunOn() throws {
         var machine = try running(["a"], lanes: 4)
         _ = machine.handle(.joining(member: 1, host: "b"), now: start)
-        _ = machine.handle(.listening(member: 1, address: "x:7"), now: start)
+        let second = try plan(machine.handle(.listening(member: 1, address: "x:7"), now: start))
+        for member in 0..<2 {
+            let opening = RunMachine.Event.opening(member: member, generation: 2, mark: second.view.mark)
+            _ = machine.handle(opening, now: start)
+        }
         let lost = RunMachine.Event.exited(member: 0, end: ProcessEnd(.signalled(9)))
         let reason = "a: trainer 0 ended, killed by signal 9"
-        #expect(machine.handle(lost, now: start) == [.interrupt(reason: reason)])
+        // It may have the state already, with the news on its way; the run does not begin anew while it lives.
+        #expect(!machine.handle(lost, now: start).contains(.interrupt(reason: reason)))
+        var late = machine
+        let news = RunMachine.Event.caughtUp(member: 1, generation: 2)
+        #expect(try plan(late.handle(news, now: start)).members.map(\.member) == [1])
+        let ends = machine.handle(.tick, now: start + RunMachine.relinkPatience)
+        #expect(ends.contains { if case .expel(member: 1, _) = $0 { true } else { false } })
+        let end = RunMachine.Event.exited(member: 1, end: ProcessEnd(.signalled(9)))
+        #expect(machine.handle(end, now: start + .seconds(1)) == [.interrupt(reason: reason)])
         var supplied = try running(["a"], lanes: 4)
         _ = supplied.handle(.joining(member: 1, host: "b"), now: start)
         _ = supplied.handle(.listening(member: 1, address: "x:7"), now: start)

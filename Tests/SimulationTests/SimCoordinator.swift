@@ -338,20 +338,15 @@ final class SimCoordinator {
                 heard(event.member, event.report)
             }
         }
-        let living = agent.members.filter(\.isAlive).reduce(into: [:]) { $0[$1.member] = "m\($1.member)" }
-        feed(.returned(host: "h\(host)", members: living))
+        feed(.returned(host: "h\(host)", members: living(on: agent)))
         if let plan { request(host) { $0.announce(plan) } }
-        guard let machine else { return }
-        for trainer in agent.members {
-            if isNew {
-                feed(.exited(member: trainer.member, end: Self.agentEnded))
-            } else if trainer.isAlive, machine.parkedFor == nil,
-                machine.members[trainer.member]?.isActive == false
-            {
-                request(host) { $0.expel(trainer.member) }
-            }
-        }
-        if isNew { joinAfterRest(host) }
+        guard isNew else { return }
+        for trainer in agent.members { feed(.exited(member: trainer.member, end: Self.agentEnded)) }
+        joinAfterRest(host)
+    }
+
+    private func living(on agent: SimAgent) -> [Int: String?] {
+        agent.members.filter(\.isAlive).reduce(into: [:]) { $0[$1.member] = "m\($1.member)" }
     }
 
     /// What is said of a trainer that its host's new agent knows nothing of.
@@ -462,6 +457,7 @@ final class SimCoordinator {
             }
             instances[host] = agent.instance
         }
+        for agent in agents { feed(.returned(host: "h\(agent.host)", members: living(on: agent))) }
         // As `Coordinator.missTrainersBefore`.
         if let machine,
             machine.members.contains(where: { $0.value.joins && !machine.planned.contains($0.key) })

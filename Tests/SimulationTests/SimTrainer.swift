@@ -277,6 +277,7 @@ final class SimTrainer {
 
     /// Copies the state for those who join, as `NetworkExchange.take(state:)`.
     private func give(_ generation: Int) {
+        world.note("member \(member) gives the state in generation \(generation)")
         let copy = world.keep(SimState(operation: state.committed, weights: weights))
         agent.report(member, .standing(generation: generation, "\(state.committed)"))
         world.after(world.random(5_000...300_000)) { [self] in
@@ -286,12 +287,16 @@ final class SimTrainer {
 
     /// Where the run stands has come, for those who join in a generation; as `CommandBox` keeps it.
     func put(standing operation: UInt64, _ generation: Int) {
+        world.note("member \(member) hears that generation \(generation) stands at \(operation)")
+        guard generation >= standing?.generation ?? 0 else { return }
         standing = (generation, operation)
         hear()
     }
 
     /// The state that belongs to it has come.
     func put(state: SimState, _ generation: Int) {
+        world.note("member \(member) gets the state of generation \(generation)")
+        guard generation >= copy?.generation ?? 0 else { return }
         copy = (generation, state)
         hear()
     }
@@ -317,6 +322,7 @@ final class SimTrainer {
     }
 
     private func didCatchUp(_ generation: Int) {
+        world.note("member \(member) has caught up in \(generation)")
         lacksState = false
         backlog = nil
         feed(.committed(generation))

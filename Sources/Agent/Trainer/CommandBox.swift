@@ -63,15 +63,21 @@ final class CommandBox: Sendable {
         _ = never.wait(timeout: .now() + max(0, (end - .now) / .seconds(1)))
     }
 
-    /// Where the run stands has come.
+    /// Where the run stands has come; what was on its way longer than news of a later generation says nothing.
     func put(standing: String, generation: Int) {
-        state.withLock { $0.news.standing = (generation, standing) }
+        state.withLock { state in
+            guard generation >= state.news.standing?.generation ?? 0 else { return }
+            state.news.standing = (generation, standing)
+        }
         changed.signal()
     }
 
     /// The state that belongs to it has come.
     func put(state manifest: Digest, generation: Int) {
-        state.withLock { $0.news.state = (generation, manifest) }
+        state.withLock { state in
+            guard generation >= state.news.state?.generation ?? 0 else { return }
+            state.news.state = (generation, manifest)
+        }
         changed.signal()
     }
 

@@ -22,12 +22,54 @@ extension RunMachine {
             + " back, or until coord down HOST says that it is gone for good"
     }
 
+    /// Waits for those who joined, when everybody else is gone: they may have the state, with the news still on its way.
+    ///
+    /// Who does not say so in time is ended: a run must not begin anew while somebody may go on with it.
+    ///
+    /// - Returns: nil when there is nobody to wait for.
+    mutating func awaitHeirs() -> [Action]? {
+        let heirs = members.filter { planned.contains($0.key) && $0.value.joins && $0.value.address != nil }
+        guard !heirs.isEmpty else { return nil }
+        let until = heirsUntil ?? now + Self.relinkPatience
+        heirsUntil = until
+        if now < until {
+            relinkAt = until
+            return []
+        }
+        heirsUntil = nil
+        let reason = "it has nothing of the run, and nobody is left to give it"
+        for (number, heir) in heirs { members[number]?.state = .gone(reason: "\(heir.host): \(reason)") }
+        let expulsions = heirs.keys.sorted().map { Action.expel(member: $0, reason: reason) }
+        return expulsions + conclude()
+    }
+
     /// Nobody goes on until somebody is heard of.
     mutating func park(_ reason: String) -> [Action] {
         relinkAt = nil
-        guard parkedFor != reason else { return [] }
+        let strays = dismissStrays(of: members.keys.filter { !mayComeBack($0) }.sorted())
+        guard parkedFor != reason else { return strays }
         parkedFor = reason
-        return [.park(reason: reason)]
+        return strays + [.park(reason: reason)]
+    }
+
+    /// Ends those who live somewhere without a part in the run.
+    ///
+    /// Most of all while nobody may go on: such a member is counted until its end is certain, but can't help, since it
+    /// lacks what may have been committed without it. Only beside somebody who has all that was: the state must not go.
+    mutating func dismissStrays(of numbers: [Int]) -> [Action] {
+        guard members.values.contains(where: { $0.address != nil && !$0.joins }) else { return [] }
+        let strays = numbers.filter { number in
+            guard case .gone = members[number]?.state else { return false }
+            return !succession.left.contains(number) && dismissed.insert(number).inserted
+        }
+        return strays.map { .expel(member: $0, reason: "the others go on without it") }
+    }
+
+    /// Whether a member that was lost for want of news can still go on with the others.
+    private func mayComeBack(_ number: Int) -> Bool {
+        guard let member = members[number], !succession.left.contains(number) else { return false }
+        return member.lastAddress != nil
+            && succession.basis(mark: 0).without(number, since: member.entered) == nil
     }
 
     /// Tries again after news of somebody who was missed.
@@ -49,10 +91,8 @@ extension RunMachine {
     mutating func revive(_ numbers: [Int]) -> [Action]? {
         guard parkedFor != nil else { return nil }
         var hosts: Set<String> = []
-        let basis = succession.basis(mark: 0)
-        for number in numbers where !succession.left.contains(number) {
-            guard let member = members[number], !member.isActive, let address = member.lastAddress,
-                basis.without(number, since: member.entered) == nil
+        for number in numbers where mayComeBack(number) {
+            guard let member = members[number], !member.isActive, let address = member.lastAddress
             else { continue }
             members[number]?.state = .listening(address: address)
             hosts.insert(member.host)
@@ -69,7 +109,7 @@ extension RunMachine {
             return []
         }
         generation = plan.number
-        (parkedFor, relinkAt, announcedAt) = (nil, nil, now)
+        (parkedFor, relinkAt, heirsUntil, announcedAt) = (nil, nil, nil, now)
         planned = Set(plan.members.map(\.member))
         learners = Set(plan.joiners)
         var actions = [Action.adopt(plan, reason: reason)]

@@ -51,8 +51,8 @@ struct RunMachine: Sendable {
         case unsupplied(member: Int, reason: String)
         /// A host shall take no part any more; a person's word that it does nothing for the run.
         case leave(host: String)
-        /// A host that could not be reached answers again, and these trainers live there, with their addresses.
-        case returned(host: String, members: [Int: String])
+        /// A host answers, for the first time or again, and these trainers live there, with the addresses they have.
+        case returned(host: String, members: [Int: String?])
         /// The members made a generation themselves, and this one is about to open it.
         case accepted(GenerationPlan, by: Int, reason: String)
         /// A member accepted what was announced.
@@ -149,6 +149,10 @@ struct RunMachine: Sendable {
     var taken = 0
     /// Why nobody may go on; nil while somebody does.
     var parkedFor: String?
+    /// Until when those who joined, and are all that is left, may say that they have the state.
+    var heirsUntil: ContinuousClock.Instant?
+    /// Members without a part in the run that were told to end, since their host answers.
+    var dismissed: Set<Int> = []
     /// Hosts in the order in which they should hold lane 0.
     let anchors: [String]
 
@@ -356,10 +360,11 @@ struct RunMachine: Sendable {
                         state: .gone(reason: "\(host): it could not be reached")
                     )
                 }
-                members[number]?.lastAddress = address
+                if let address { members[number]?.lastAddress = address }
+                dismissed.remove(number)
             }
             resumeComebacks(on: host)
-            return revive(living.keys.sorted()) ?? []
+            return (revive(living.keys.sorted()) ?? []) + dismissStrays(of: living.keys.sorted())
         case .accepted(let plan, let member, let reason):
             let isNews = !succession.knows(plan.view)
             succession.note(.accepted(plan, reason: reason), of: member)
@@ -419,6 +424,7 @@ struct RunMachine: Sendable {
         if !missing.isEmpty { return waitForRelays(missing) }
         // Whatever follows, this moment has come: a deadline that stays in the past would be met again and again.
         (relayDeadline, relinkAt) = (nil, nil)
+        if heirsUntil != nil { return next("somebody has the state") }
         if let announcedAt, now - announcedAt > Self.steady {
             relinks = 0
             wasSilent = false
@@ -499,6 +505,7 @@ struct RunMachine: Sendable {
         let isOpen = members.values.contains { !$0.joins && ($0.address != nil || $0.state == .starting) }
         guard !isOpen else { return [] }
         if let others = mayGoOnElsewhere { return park(others) }
+        if let awaited = awaitHeirs() { return awaited }
         isOver = true
         if members.values.contains(where: { $0.state == .finished }) { return [.finish] }
         if let failure { return [.fail(message: failure.message, hint: failure.hint)] }
@@ -552,8 +559,7 @@ struct RunMachine: Sendable {
         let lanes = units.map { LaneSet(units: $0, of: laneUnit) }
         for number in members.keys { members[number]?.lanes = LaneSet() }
         generation = max(generation, taken) + 1
-        parkedFor = nil
-        relinkAt = nil
+        (parkedFor, relinkAt, heirsUntil) = (nil, nil, nil)
         suspect = nil
         announcedAt = now
         planned = Set(working.map(\.key))

@@ -147,12 +147,13 @@ struct Succession: Sendable {
     func shortage(of members: Set<Int>) -> String? {
         let bodies = follows.filter { !$0.isVoid }.map(\.view)
         guard let body = bodies.first(where: { !isQuorum($0, members, left) }) else { return nil }
-        let counted = Set(body.counted(left: left).map(\.member))
+        let having = body.counted(left: left)
+        let counted = Set(having.map(\.member))
         let missing = Set(counted.subtracting(members).map(host(of:))).sorted().joined(separator: ", ")
         let here = counted.intersection(members).count
         let isHalf = 2 * here == counted.count
         let rule = isHalf ? "half, and lane 0 is not among them" : "no majority"
-        let holder = body.members.first { $0.lanes.contains(0) }.map { host(of: $0.member) }
+        let holder = having.first { $0.lanes.contains(0) }.map { host(of: $0.member) }
         let lane = isHalf ? holder.map { " (lane 0 is on \($0))" } ?? "" : ""
         return "\(missing)\(lane) can't be reached and may go on without this machine: "
             + "\(here) of \(counted.count) workers are \(rule); waits until it is back, or until "

@@ -60,30 +60,21 @@ extension Coordinator {
             return
         }
         if let active, active.machine != nil {
-            let living = status.trainers.filter {
-                $0.run == active.id && $0.attempt == active.attempt && $0.pid != nil
-            }
-            let addresses = living.compactMap { trainer in trainer.address.map { (trainer.member, $0) } }
-            feed(.returned(host: name, members: Dictionary(addresses) { one, _ in one }))
+            feed(.returned(host: name, members: living(of: active, in: status)))
             if let plan = self.active?.plan {
                 hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
-            }
-            for trainer in status.trainers
-            where trainer.run == active.id && trainer.attempt == active.attempt && trainer.pid != nil {
-                // Expelled while its host could not be told.
-                guard let machine = self.active?.machine, machine.parkedFor == nil,
-                    machine.members[trainer.member]?.isActive == false
-                else { continue }
-                hosts[name]?.session.perform(
-                    { try $0.call(.expel(run: active.id, member: trainer.member)) },
-                    failed: { _ in }
-                )
             }
             self.active?.returning[name] = (status, isNewAgent)
             missTrainers(on: name)
             return
         }
         takeUp()
+    }
+
+    /// The trainers of a run that live on a host, with their addresses.
+    private func living(of run: ActiveRun, in status: AgentStatus) -> [Int: String?] {
+        let living = status.trainers.filter { $0.run == run.id && $0.attempt == run.attempt && $0.pid != nil }
+        return Dictionary(living.map { ($0.member, $0.address) }) { one, _ in one }
     }
 
     /// Makes the machine of a run that went on without a coordinator, when its hosts have spoken.
@@ -147,6 +138,9 @@ extension Coordinator {
                 follow(event, from: "")
             default: break
             }
+        }
+        for (host, status) in statuses where self.active?.attempt == attempt {
+            feed(.returned(host: host, members: living(of: active, in: status)))
         }
         missTrainersBefore()
     }
