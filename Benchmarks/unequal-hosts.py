@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
 """Usage: Benchmarks/unequal-hosts.py [--rounds N] [--seconds S]
 
-What a slow worker costs: samples/s of two workers of one thread, each on a core of its own, one of which shares its core with
-a program that never rests, against what each trains alone under the same conditions. Lanes follow the measured speed;
+What a slow worker costs: samples/s of two workers of one thread, each on a core of its own, one of which gets half of its core's time
+(a cgroup with a quota, in turns of 2 ms), against what each trains alone under the same conditions. Lanes follow the measured speed;
 with equal parts both would run at the pace of the slow one, and two workers of speeds 1 and 1/2 would give 67 % of their sum.
 
-By turns in one run: a alone, b alone beside the other program, both with it. Prints samples/s of each, the sum's fraction that both reach, and
-the lanes at the end. Needs a build of coord and scripts/build-worker, as scripts/e2e does, and two cores.
+By turns in one run: a alone, b alone with its half, both. Prints samples/s of each, the sum's fraction that both reach, and the lanes at
+the end. Needs a build of coord and scripts/build-worker, as scripts/e2e does, two cores, and root for the cgroup.
 """
 import argparse
+import contextlib
 import os
 import pathlib
 import random
 import statistics
 import struct
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
-from clusterlab import Lab, Ledger, command_line, end_cleanly, wait_for  # noqa: E402
+from clusterlab import Lab, Ledger, NotHere, Quota, command_line, end_cleanly, wait_for  # noqa: E402
 
 BATCH, LANES, IMAGES = 512, 64, 20_000
 RUN = {
@@ -42,6 +42,10 @@ def pin(pid, core):
         os.sched_setaffinity(int(thread.name), {core})
 
 
+def worker(lab, name):
+    return next(pid for pid in lab.trainers() if f"{lab.folder}/{name}/".encode() in command_line(pid))
+
+
 def speed(lab, hosts, cores, seconds):
     """Samples/s of a run of some hosts once its lanes lie well, and the lanes of each worker."""
     lab.write("".join(lab.host(name, 1, ", threads: 1") for name in hosts), RUN, dataset="made")
@@ -50,13 +54,14 @@ def speed(lab, hosts, cores, seconds):
     up = lab.start("up", "-y")
     try:
         wait_for("steps", lambda: (ledger.run() or {}).get("id") != (before or {}).get("id") and ledger.run()["steps"] > 1)
-        for pid in lab.trainers():
-            pin(pid, next(cores[name] for name in hosts if f"{lab.folder}/{name}/".encode() in command_line(pid)))
-        # Lanes may have moved before the pinning: what was measured then must be over, and a move's rest.
-        time.sleep(seconds)
-        begin, first = time.monotonic(), ledger.run()["steps"]
-        time.sleep(seconds)
-        end, last = time.monotonic(), ledger.run()["steps"]
+        for name in hosts:
+            pin(worker(lab, name), cores[name])
+        with Quota("unequal", [worker(lab, "b")], 0.5, period=0.002) if "b" in hosts else contextlib.nullcontext():
+            # Lanes may have moved before: what was measured then must be over, and a move's rest.
+            time.sleep(seconds)
+            begin, first = time.monotonic(), ledger.run()["steps"]
+            time.sleep(seconds)
+            end, last = time.monotonic(), ledger.run()["steps"]
         lanes = [len(worker["lanes"]) for worker in lab.run()["workers"]]
     finally:
         lab.coord("down", "-y")
@@ -80,16 +85,13 @@ def main():
         lab.coord("data", "add", "made", lab.folder / "made")
         for number in range(1, options.rounds + 1):
             a, _ = speed(lab, "a", cores, options.seconds)
-            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             try:
-                os.sched_setaffinity(other.pid, {cores["b"]})
                 b, _ = speed(lab, "b", cores, options.seconds)
                 both, lanes = speed(lab, "ab", cores, options.seconds)
-            finally:
-                other.kill()
-                other.wait()
+            except NotHere as error:
+                sys.exit(f"unequal-hosts: {error}")
             fractions.append(both / (a + b))
-            print(f"round {number}: a {a:.0f} samples/s, b beside another program {b:.0f}, both {both:.0f} with lanes "
+            print(f"round {number}: a {a:.0f} samples/s, b with half of its core {b:.0f}, both {both:.0f} with lanes "
                   f"{lanes}: {fractions[-1]:.3f} of the sum, load {os.getloadavg()[0]:.1f}", flush=True)
     print(f"median of {options.rounds}: {statistics.median(fractions):.3f} of the summed capacity")
 

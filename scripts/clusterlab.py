@@ -94,6 +94,44 @@ class Throttle:
         self.thread.join()
 
 
+class Quota:
+    """While it lasts, processes get a part of one processor and no more, in turns of `period` seconds: a cgroup of version 1 or 2."""
+
+    def __init__(self, name, pids, part, period=0.1):
+        first, second = pathlib.Path("/sys/fs/cgroup/cpu"), pathlib.Path("/sys/fs/cgroup")
+        self.pids, self.group = pids, (first if first.is_dir() else second) / f"coord-{name}-{os.getpid()}"
+        # The kernel gives out a thousandth of a second at the least.
+        turn = max(int(period * 1e6), int(1000 / part) + 1)
+        try:
+            self.group.mkdir()
+            if self.group.parent == first:
+                (self.group / "cpu.cfs_period_us").write_text(str(turn))
+                (self.group / "cpu.cfs_quota_us").write_text(str(int(turn * part)))
+            else:
+                (self.group / "cpu.max").write_text(f"{int(turn * part)} {turn}")
+        except OSError as error:
+            if self.group.is_dir():
+                self.group.rmdir()
+            raise NotHere(f"no group of processors can be made ({error})") from error
+
+    def __enter__(self):
+        for pid in self.pids:
+            (self.group / "cgroup.procs").write_text(str(pid))
+
+    def __exit__(self, kind, value, trace):
+        for pid in (self.group / "cgroup.procs").read_text().split():
+            try:
+                (self.group.parent / "cgroup.procs").write_text(pid)
+            except OSError:
+                pass  # it has ended
+        wait_for("the group is empty", lambda: not (self.group / "cgroup.procs").read_text())
+        self.group.rmdir()
+
+
+class NotHere(Exception):
+    """Something that a part needs, and that this machine does not have or allow."""
+
+
 class Sshd:
     """A private sshd on loopback, with keys of its own; ended by pid."""
 

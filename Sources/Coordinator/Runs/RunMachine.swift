@@ -93,13 +93,13 @@ struct RunMachine: Sendable {
     }
 
     /// Broken links with all processes alive are tried again so often.
-    private static let maximumRelinks = 5
+    static let maximumRelinks = 5
     /// How long to wait for the news that explains a broken link.
     static let relinkPatience = Duration.milliseconds(500)
     /// Links that held so long are as good as new: their breaking is not counted with what was before.
-    private static let steady = Duration.seconds(60)
+    static let steady = Duration.seconds(60)
     /// A member that says nothing over a relay is linked anew so often: the way may be what broke.
-    private static let silentRelinks = 1
+    static let silentRelinks = 1
 
     let run: RunID
     let attempt: Int
@@ -108,13 +108,13 @@ struct RunMachine: Sendable {
     let laneUnit: Int
     var members: [Int: Member]
     var generation = 0
-    private(set) var isOver = false
+    var isOver = false
     /// How hosts meet.
     var routes: [PeerRoute]
     /// Hosts that are this machine.
-    private var here: Set<String> = []
+    var here: Set<String> = []
     /// How many hosts' ways are being found out.
-    private var searches: Int
+    var searches: Int
     /// Hosts without a relay connection to this machine.
     var unrelayed: Set<String> = []
     /// The members of the generation in force.
@@ -125,16 +125,16 @@ struct RunMachine: Sendable {
     var now = ContinuousClock.now
     /// When the generation in force was announced.
     var announcedAt: ContinuousClock.Instant?
-    private var relinks = 0
+    var relinks = 0
     var relinkAt: ContinuousClock.Instant?
     /// When members stop waiting for relay connections.
     var relayDeadline: ContinuousClock.Instant?
     /// A member said nothing over a relay, in the generation in force.
-    private var isSilent = false
+    var isSilent = false
     /// The same, since links last held.
-    private var wasSilent = false
+    var wasSilent = false
     var suspect: (member: Int, reason: String)?
-    private var failure: (message: String, hint: String?)?
+    var failure: (message: String, hint: String?)?
     var lastLoss: String?
     var balance = LaneBalance()
     var cooldown = Cooldown()
@@ -142,7 +142,7 @@ struct RunMachine: Sendable {
     var comebacks: [Comeback] = []
     /// Lanes do not follow the measured speed, and stay with those who began.
     let isFixed: Bool
-    private let makeSecret: @Sendable () -> WireSecret
+    let makeSecret: @Sendable () -> WireSecret
     /// What the next generation must reckon with.
     var succession: Succession
     /// The highest number that can't be given to a generation any more.
@@ -391,216 +391,6 @@ struct RunMachine: Sendable {
         }
     }
 
-    /// Announces a generation for whom none was yet: all members at first, later those who came.
-    private mutating func enter() -> [Action] {
-        guard !isRouting else { return [] }
-        if generation == 0 {
-            let isComplete = members.values.allSatisfy { $0.state != .starting }
-            return isComplete ? next("all members are ready") : []
-        }
-        let new = members.filter { $0.value.address != nil && !planned.contains($0.key) }
-        guard let first = new.min(by: { $0.key < $1.key }) else { return [] }
-        return next("\(first.value.host) is \(first.value.isBack ? "back and " : "")to join")
-    }
-
-    /// Moves lanes from slow members to fast ones, while nothing else is going on.
-    private mutating func rebalance() -> [Action] {
-        let working = members.filter { planned.contains($0.key) }
-        let isQuiet =
-            !isFixed && relinkAt == nil && working.values.allSatisfy { $0.address != nil && !$0.joins }
-        guard isQuiet, let counts = balance.look(working.mapValues(\.lanes), laneCount: laneCount, now: now)
-        else { return [] }
-        let shares = counts.sorted { $0.key < $1.key }.map { "\(working[$0.key]?.host ?? "?") \($0.value)" }
-        return next("\(LaneMoves.measured): \(shares.joined(separator: ", "))", rebalances: true)
-    }
-
-    private var isRouting: Bool { searches > 0 }
-
     /// The number of the next member that is started: no process of the attempt ever had it.
     var nextMember: Int { max(members.keys.max() ?? -1, succession.hosts.keys.max() ?? -1) + 1 }
-
-    private mutating func relink() -> [Action] {
-        let missing = missingRelays
-        if !missing.isEmpty { return waitForRelays(missing) }
-        // Whatever follows, this moment has come: a deadline that stays in the past would be met again and again.
-        (relayDeadline, relinkAt) = (nil, nil)
-        if heirsUntil != nil { return next("somebody has the state") }
-        if let announcedAt, now - announcedAt > Self.steady {
-            relinks = 0
-            wasSilent = false
-        }
-        relinks += 1
-        wasSilent = wasSilent || isSilent
-        isSilent = false
-        let limit = wasSilent ? Self.silentRelinks : Self.maximumRelinks
-        let finished = members.filter { $0.value.state == .finished }.map(\.key)
-        // A member that finished has left; those who still need its help compute its lanes.
-        if !finished.isEmpty { return next("members \(finished.sorted()) have finished") }
-        if relinks > limit, let suspect {
-            return giveUp(
-                suspect.member,
-                suspect.reason,
-                "its links kept breaking: \(suspect.reason)"
-            )
-        }
-        return next("links are made anew: \(suspect?.reason ?? "a link broke, or this machine was away")")
-    }
-
-    /// The others take over the lanes of a host that leaves; then its trainers end.
-    private mutating func dismiss(_ host: String) -> [Action] {
-        let leaving = members.filter {
-            $0.value.host == host && $0.value.isActive && $0.value.state != .finished
-        }
-        guard !leaving.isEmpty else { return [] }
-        var hadLanes = false
-        for number in leaving.keys {
-            hadLanes = hadLanes || members[number]?.lanes.isEmpty == false
-            members[number]?.state = .gone(reason: "\(host) left")
-            succession.left(number)
-            members[number]?.lanes = LaneSet()
-        }
-        let expulsions = leaving.keys.sorted().map {
-            Action.expel(member: $0, reason: "\(host) leaves the run")
-        }
-        let others = members.values.contains { $0.isActive }
-        if generation == 0 {
-            guard others else { return expulsions + conclude() }
-            let isComplete = members.values.allSatisfy { $0.state != .starting }
-            return (isComplete && !isRouting ? next("\(host) left") : []) + expulsions
-        }
-        return (hadLanes ? next("\(host) left") : []) + expulsions
-    }
-
-    /// Ends a member that lives and can't be worked with; another one may come in its place.
-    private mutating func giveUp(_ number: Int, _ reason: String, _ loss: String) -> [Action] {
-        let host = members[number].flatMap { $0.isActive ? $0.host : nil }
-        let actions = [.expel(member: number, reason: reason)] + lose(number, reason: loss)
-        return actions + (host.map { missed(on: $0, mayComeBack: true) } ?? [])
-    }
-
-    private mutating func lose(_ number: Int, reason: String) -> [Action] {
-        guard let member = members[number], member.isActive else { return [] }
-        members[number]?.state = .gone(reason: reason)
-        members[number]?.lanes = LaneSet()
-        if !member.joins { lastLoss = reason }
-        // One that came later and never worked: nobody misses it.
-        if member.joins, member.state == .starting, generation > 0 { return conclude() }
-        if generation == 0 {
-            // A trainer that was killed is a lost one; one that ends by itself would do so again.
-            let others = members.values.filter(\.isActive)
-            if failure == nil, !others.isEmpty {
-                let mustWait = isRouting || others.contains { $0.state == .starting }
-                return mustWait ? [] : next("lost \(reason)")
-            }
-            isOver = true
-            return [.fail(message: failure?.message ?? reason, hint: failure?.hint)]
-        }
-        let working = members.values.filter { $0.address != nil && !$0.joins }
-        return working.isEmpty ? conclude() : next("lost \(reason)")
-    }
-
-    /// Says how the run ended once nobody works any more.
-    mutating func conclude() -> [Action] {
-        // Who came later and has nothing yet can't carry the run on alone.
-        let isOpen = members.values.contains { !$0.joins && ($0.address != nil || $0.state == .starting) }
-        guard !isOpen else { return [] }
-        if let others = mayGoOnElsewhere { return park(others) }
-        if let awaited = awaitHeirs() { return awaited }
-        isOver = true
-        if members.values.contains(where: { $0.state == .finished }) { return [.finish] }
-        if let failure { return [.fail(message: failure.message, hint: failure.hint)] }
-        return [.interrupt(reason: lastLoss ?? "no trainer is left")]
-    }
-
-    /// Makes the next generation of those who work: they keep their lanes, orphaned ones go to those who are done first.
-    ///
-    /// - Parameters:
-    ///   - rebalances: give all lanes out anew by measured speed.
-    ///   - spared: members that get none.
-    mutating func next(
-        _ reason: String,
-        rebalances: Bool = false,
-        sparing spared: Set<Int> = []
-    ) -> [Action] {
-        // Whose ways are not known yet enters with a later generation.
-        let mayEnter = generation == 0 || !isRouting
-        let known = planned
-        let expulsions = expelThoseBehind()
-        var working = members.filter { $0.value.address != nil && (mayEnter || known.contains($0.key)) }
-            .sorted { $0.key < $1.key }
-        guard working.contains(where: { !$0.value.joins }) else { return expulsions + conclude() }
-        if let shortage = shortage(of: Set(working.map(\.key))) { return expulsions + park(shortage) }
-        var paces = balance.paces(of: working.map(\.key))
-        // Whoever joins takes part before it can compute.
-        let learning = working.filter(\.value.joins).map(\.key)
-        let rebalances = rebalances || working.contains { learners.contains($0.key) && !$0.value.joins }
-        learners = Set(learning)
-        let idle = spared.union(learning)
-        for index in working.indices where idle.contains(working[index].key) {
-            paces[index] = LanePace(threads: 1, lanes: 1, seconds: .infinity)
-            working[index].value.lanes = LaneSet()
-        }
-        let unitCount = laneCount / laneUnit
-        var units =
-            generation == 0 || rebalances
-            ? LanePlanner.place(
-                counts: LanePlanner.counts(laneCount: unitCount, paces: paces),
-                laneCount: unitCount
-            )
-            : LanePlanner.reassign(
-                held: working.map { $0.value.lanes.units(of: laneUnit) },
-                laneCount: unitCount,
-                paces: paces
-            )
-        let anchored = working.map { idle.contains($0.key) ? "" : $0.value.host }
-        if let anchor = anchor(among: anchored) {
-            units = LaneZero.give(to: anchor, of: units)
-        }
-        let lanes = units.map { LaneSet(units: $0, of: laneUnit) }
-        for number in members.keys { members[number]?.lanes = LaneSet() }
-        generation = max(generation, taken) + 1
-        (parkedFor, relinkAt, heirsUntil) = (nil, nil, nil)
-        suspect = nil
-        announcedAt = now
-        planned = Set(working.map(\.key))
-        let planned = zip(working, lanes).map { entry, lanes in
-            GenerationPlan.Member(
-                member: entry.key,
-                host: entry.value.host,
-                address: entry.value.address ?? "",
-                lanes: lanes
-            )
-        }
-        for member in planned {
-            members[member.member]?.lanes = member.lanes
-            if !known.contains(member.member) { members[member.member]?.entered = generation }
-        }
-        let secret = makeSecret()
-        let plan = GenerationPlan(
-            run: run,
-            attempt: attempt,
-            number: generation,
-            members: planned,
-            writers: Self.writers(planned.filter { !idle.contains($0.member) }),
-            secret: secret,
-            routes: routes,
-            owners: SumPlan.owners(planned.map { ($0.member, $0.host) }, routes: routes, here: here),
-            joiners: learning,
-            giver: StateGiver.choose(
-                for: working.filter(\.value.joins).map(\.value.host),
-                among: working.filter { !$0.value.joins }.map { ($0.key, $0.value.host) },
-                here: here
-            ),
-            basis: succession.basis(mark: Self.mark(of: secret))
-        )
-        succession.proposed(plan)
-        return expulsions + [.announce(plan, reason: reason)]
-    }
-
-    /// Two members, on two hosts where there are two: equal checkpoints, so the second copy costs no transfer.
-    static func writers(_ members: [GenerationPlan.Member]) -> [Int] {
-        guard let first = members.first else { return [] }
-        let second = members.first { $0.host != first.host } ?? members.dropFirst().first
-        return [first.member] + (second.map { [$0.member] } ?? [])
-    }
 }

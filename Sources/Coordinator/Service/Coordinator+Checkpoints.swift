@@ -73,14 +73,27 @@ extension Coordinator {
                     isBest: best?.manifest == manifest
                 )
             )
-            applyKeepPolicy(run)
+            keepPolicyIsDue(run)
         }
         for then in waiting { then(self, true) }
         finishIfComplete()
     }
 
+    /// Applies the keep policy now or soon: its cost grows with the number of checkpoints.
+    private func keepPolicyIsDue(_ run: RunID) {
+        guard policyDueFor == nil else { return }
+        guard let wait = policyThrift.wait(at: .now) else { return applyKeepPolicy(run) }
+        policyDueFor = run
+        after(wait) { coordinator in
+            if coordinator.policyDueFor == run { coordinator.applyKeepPolicy(run) }
+        }
+    }
+
     /// What is neither best nor latest, pinned nor deployed goes to the trash; its bytes stay until a prune.
-    private func applyKeepPolicy(_ run: RunID) {
+    func applyKeepPolicy(_ run: RunID) {
+        let begin = ContinuousClock.now
+        policyDueFor = nil
+        defer { policyThrift.spent(from: begin, to: .now) }
         let plan = read { try $0.keepPlan(now: now) }
         // Equal runs share their checkpoints: what another run keeps stays.
         let kept = Set(plan.kept.map(\.checkpoint.manifest))

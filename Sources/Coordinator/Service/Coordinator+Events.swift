@@ -256,8 +256,12 @@ extension Coordinator {
     }
 
     /// Says once what could help when the run learns its training samples by heart.
-    private func advise() {
-        guard let active, !active.isAdvised else { return }
+    ///
+    /// - Parameter isLast: no later epoch will do.
+    func advise(isLast: Bool = false) {
+        let begin = ContinuousClock.now
+        guard let active, !active.isAdvised, isLast || adviceThrift.wait(at: begin) == nil else { return }
+        defer { adviceThrift.spent(from: begin, to: .now) }
         let epochs = read { try $0.epochs(of: active.id) }
         guard let advice = RunWatch.advice(on: epochs, spec: active.record.spec) else { return }
         self.active?.isAdvised = true

@@ -317,6 +317,8 @@ extension Coordinator {
                 exitCode: .cannotWrite
             )
         }
+        if policyDueFor != nil { applyKeepPolicy(active.id) }
+        advise(isLast: true)
         write {
             try $0.updateRun(active.id) { row in
                 row.state = .finished

@@ -79,6 +79,11 @@ final class Coordinator {
     var relaying: [String: Duration] = [:]
     /// The fault that a person asked for.
     var drill: Drill?
+    /// How often checkpoints are weighed against each other, and the run for which they are to be.
+    var policyThrift = Thrift()
+    var policyDueFor: RunID?
+    /// How often all epochs are looked at for advice.
+    var adviceThrift = Thrift()
     /// Hosts with a release under way.
     var releasing: Set<String> = []
     /// The account's pods, as they were last.
