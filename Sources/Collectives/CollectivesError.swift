@@ -120,6 +120,8 @@ func systemText(_ number: Int32) -> String {
     case 32: "broken pipe"
     case 113: "no route to host"
     case 98: "address already in use"
+    case 12: "out of memory"
+    case 23, 24: "too many open files"
     default: "errno \(number)"
     }
 }

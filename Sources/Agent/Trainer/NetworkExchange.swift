@@ -290,9 +290,11 @@ final class NetworkExchange: GradientExchange {
             desk.handle(.openFailed(plan.number, missing: missing, reason: words(error, of: plan)))
         }
         guard commands.newest == plan.number else { return }  // the news came before the loss was felt
+        // What the system refuses here is nobody else's doing: when it goes on so, the others go on without this one.
+        let isOwn = error.code == .system && error.ranks.isEmpty
         let loss = TrainerReport.peerLost(
             generation: plan.number,
-            member: error.ranks.first.map { plan.members[$0].member },
+            member: isOwn ? start.member : error.ranks.first.map { plan.members[$0].member },
             isSilent: error.code == .peerSilent,
             reason: error.message
         )
