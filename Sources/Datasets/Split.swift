@@ -29,6 +29,15 @@ public struct Split: Hashable, Sendable {
         )
     }
 
+    /// The class that most training samples have, the first of several, and its share of the validation samples.
+    public func majority(_ dataset: Dataset) -> (label: Int, share: Double) {
+        var counts = [Int](repeating: 0, count: dataset.classes.count)
+        for sample in training { counts[dataset.label(sample)] += 1 }
+        let label = counts.indices.max { counts[$0] < counts[$1] || counts[$0] == counts[$1] && $0 > $1 } ?? 0
+        let right = validation.count { dataset.label($0) == label }
+        return (label, Double(right) / Double(max(1, validation.count)))
+    }
+
     /// Parts a text: what is for validation follows on what is for training, and what is for the test ends it.
     ///
     /// Neighbouring windows share their sense: windows held out between those trained on would be judged too well.

@@ -369,6 +369,7 @@ public final class SSHHost: Host {
     private func connectPatiently(deadline: Deadline) throws -> SSHSession {
         let started = ContinuousClock.now
         var failures = 0
+        var lastWords: RemoteError?
         while true {
             do {
                 connector.onPhase?(.resolve)
@@ -377,10 +378,14 @@ public final class SSHHost: Host {
             } catch let error as RemoteError where error.phase == .handshake && error.code == .connectionLost
             {
                 failures += 1
+                lastWords = error
                 let elapsed = ContinuousClock.now - started
                 let random = Double.random(in: 0..<1)
                 let pause = Self.patience.pause(failures: failures, elapsed: elapsed, random: random)
                 guard let pause, deadline.leaves(pause), !isClosed(within: pause) else { throw error }
+            } catch let error as RemoteError where error.code == .timedOut {
+                // That time ran out in the last try says less than why there was one.
+                throw lastWords ?? error
             }
         }
     }

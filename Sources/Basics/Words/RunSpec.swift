@@ -227,8 +227,10 @@ public struct RunSpec: Hashable, Sendable, Codable {
     public var split: SplitSpec
     /// How the members tell each other what they computed; nil = exactly, in every step.
     public var exchange: ExchangeSpec?
+    /// True for the simple run that another one has to beat: it is never deployed by itself; nil = false.
+    public var isBaseline: Bool?
 
-    /// All fields.
+    /// All fields but ``isBaseline``.
     public init(
         name: String,
         engine: EngineKind = .native,

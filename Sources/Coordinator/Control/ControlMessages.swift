@@ -55,6 +55,8 @@ public struct UpRequest: Codable, Sendable {
     public var who: String
     /// Go on from this run's checkpoint instead of starting anew.
     public var resume: ResumeRequest?
+    /// Train the file's ``ClusterFile/ClusterFile/baseline`` instead of its run.
+    public var isBaseline: Bool
 
     /// All fields.
     ///
@@ -70,8 +72,10 @@ public struct UpRequest: Codable, Sendable {
         passphrases: [String: WireSecret] = [:],
         podKey: WireSecret? = PodAccount.environmentKey.map { WireSecret(Array($0.utf8)) },
         who: String,
-        resume: ResumeRequest? = nil
+        resume: ResumeRequest? = nil,
+        isBaseline: Bool = false
     ) {
+        self.isBaseline = isBaseline
         self.fileText = fileText
         self.path = path
         self.submits = submits

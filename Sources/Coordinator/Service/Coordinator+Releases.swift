@@ -11,7 +11,9 @@ extension Coordinator {
 
     /// Puts the run's best checkpoint on the host of the file when it is good enough and better than what is there.
     func deployBest(of run: RunID, record: RunRecord) {
-        guard let deploy = file?.deploy, deploy.when == .best else { return release(run) }
+        guard let deploy = file?.deploy, deploy.when == .best, record.spec.isBaseline != true else {
+            return release(run)
+        }
         let monitor = (try? Monitor(named: record.spec.monitor)) ?? .valAccuracy
         guard let best = read({ try $0.best(of: run, by: monitor) }), let value = monitor.value(best.metrics)
         else {

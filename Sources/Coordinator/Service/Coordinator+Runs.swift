@@ -12,7 +12,7 @@ extension Coordinator {
 
     /// All hosts are ready: check the run against data and hosts, keep it, start it.
     func submit(_ request: UpRequest, _ peer: ControlPeer) {
-        guard let file else { return peer.finish() }
+        guard let file = request.isBaseline ? file?.baseline : file else { return peer.finish() }
         let specs = trainingHosts
         do {
             guard !specs.isEmpty else {

@@ -1,6 +1,8 @@
 internal import ArgumentParser
 internal import Basics
+internal import ClusterFile
 internal import Coordinator
+internal import Datasets
 internal import Registry
 
 struct Run: ParsableCommand {
@@ -174,19 +176,94 @@ struct Run: ParsableCommand {
     struct Submit: CoordCommand {
         static let configuration = CommandConfiguration(
             abstract: "Submit the file's run, as coord up does, without asking.",
-            discussion: "Example: coord run submit"
+            discussion: """
+                With --baseline two simple ways come first: the class that most samples have, and a linear model. Both
+                stand beside the run's model at the end.
+                Example: coord run submit --baseline
+                """
         )
         @OptionGroup var common: CommonOptions
+        @Flag(help: "Train a linear model first, and say whether the run's model is better.")
+        var baseline = false
 
         func perform(_ console: Console) throws {
-            _ = try common.cluster()
+            let file = try common.cluster()
+            if baseline { try checkBaseline(file) }
+            let linear = baseline ? try train(isBaseline: true, console) : nil
+            let model = try train(isBaseline: false, console)
+            guard let linear, let model else { return }
+            let verdict = try verdict(linear, model)
+            console.json(ifAsked: BaselineLine(verdict: verdict))
+            console.say(verdict.words(file.run?.model.type ?? "the model"))
+        }
+
+        private func checkBaseline(_ file: ClusterFile) throws {
+            guard let name = file.dataset,
+                let row = try common.registry().read({ try $0.dataset(named: name) })
+            else { return }  // the coordinator says what is missing
+            let store = try common.workspace().openStore()
+            guard try Dataset(store: store, manifest: row.manifest).index.kind == .text else { return }
+            throw Outcome(
+                exitCode: .badInput,
+                message: "\(common.file): a linear model can't read a text, as \(name) is one",
+                hint: "coord run submit, without --baseline"
+            )
+        }
+
+        /// Trains and follows; the run's id.
+        private func train(isBaseline: Bool, _ console: Console) throws -> RunID? {
             let request = UpRequest(
                 fileText: try Files.readText(common.file),
                 path: common.file,
-                who: CommonOptions.who
+                who: CommonOptions.who,
+                isBaseline: isBaseline
             )
             let client = try CoordinatorProgram.connect(try common.workspace())
-            try Outcome.check(try RunFollower(console: console).follow(client, .up(request)))
+            var id: RunID?
+            let result = try RunFollower(console: console).follow(
+                client,
+                .up(request),
+                onEvent: { event in if case .run(let run) = event { id = run.run } }
+            )
+            try Outcome.check(result)
+            return id
+        }
+
+        private func verdict(_ linear: RunID, _ model: RunID) throws -> BaselineVerdict {
+            let (record, first, second) = try common.registry().read { snapshot in
+                (
+                    try snapshot.run(linear)?.record,
+                    try snapshot.epochs(of: linear).compactMap(\.valAccuracy).max(),
+                    try snapshot.epochs(of: model).compactMap(\.valAccuracy).max()
+                )
+            }
+            guard let record, let first, let second else {
+                throw Outcome(exitCode: .badInput, message: "no validation accuracy was reported")
+            }
+            let dataset = try Dataset(store: common.workspace().openStore(), manifest: record.dataset)
+            let split = try Split.make(dataset, record.spec.split)
+            let (label, share) = split.majority(dataset)
+            return BaselineVerdict(
+                majorityClass: dataset.classes[label],
+                majority: share,
+                linear: first,
+                model: second,
+                samples: split.validation.count
+            )
+        }
+
+        private struct BaselineLine: Encodable {
+            var type = "baseline"
+            var majorityClass: String
+            var majority, linear, model: Double
+            var samples: Int
+            var earnsItsPlace: Bool
+
+            init(verdict: BaselineVerdict) {
+                majorityClass = verdict.majorityClass
+                (majority, linear, model) = (verdict.majority, verdict.linear, verdict.model)
+                (samples, earnsItsPlace) = (verdict.samples, verdict.earnsItsPlace)
+            }
         }
     }
 
