@@ -350,6 +350,8 @@ private func started<Value>(_ body: () throws -> Value) throws -> Value {
                 )
                 _ = consume lock
             }
+            // A child that another test is just starting has our descriptors until its exec, and the lock with them.
+            while (try? FileLock(directory.lock)) == nil { usleep(10_000) }
             #expect(sweep.finish(wipes: true) == SweepReport())
             #expect(Files.kind(root) == nil)
         }
