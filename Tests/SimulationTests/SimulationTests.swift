@@ -18,6 +18,12 @@ struct SimulationTests {
     private static let seed = environment["COORD_SIM_SEED"].flatMap(UInt64.init)
     private static let count = environment["COORD_SIM_SCHEDULES"].flatMap(Int.init) ?? 500
 
+    /// Schedules that found what was wrong in the machines that ship.
+    @Test(arguments: [400_661, 405_618, 408_441, 409_356, 1_004_159, 1_085_123, 1_576_278] as [UInt64])
+    func whatWentWrongOnceHolds(seed: UInt64) {
+        #expect(Schedule.play(seed: seed).violation == nil)
+    }
+
     @Test func whateverHappensTheRunStaysOneRun() {
         if let seed = Self.seed, Self.environment["COORD_SIM_SCHEDULES"] == nil {
             let outcome = Schedule.play(seed: seed, isTracing: true)

@@ -89,7 +89,10 @@ extension RunMachine {
         }
         for member in planned {
             members[member.member]?.lanes = member.lanes
-            if !known.contains(member.member) { members[member.member]?.entered = generation }
+            // One that comes back after it was missed has what it had, and may be behind all since.
+            if !known.contains(member.member), learning.contains(member.member) {
+                members[member.member]?.entered = generation
+            }
         }
         let secret = makeSecret()
         let plan = GenerationPlan(
@@ -110,7 +113,7 @@ extension RunMachine {
             basis: succession.basis(mark: Self.mark(of: secret))
         )
         succession.proposed(plan)
-        return expulsions + [.announce(plan, reason: reason)]
+        return expulsions + [.announce(plan, reason: reason)] + dismissStrays(of: strays.sorted())
     }
 
     /// Two members, on two hosts where there are two: equal checkpoints, so the second copy costs no transfer.

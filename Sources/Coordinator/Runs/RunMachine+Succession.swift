@@ -57,11 +57,15 @@ extension RunMachine {
     /// Most of all while nobody may go on: such a member is counted until its end is certain, but can't help, since it
     /// lacks what may have been committed without it. Only beside somebody who has all that was: the state must not go.
     mutating func dismissStrays(of numbers: [Int]) -> [Action] {
-        guard members.values.contains(where: { $0.address != nil && !$0.joins }) else { return [] }
+        guard members.values.contains(where: { $0.address != nil && !$0.joins }) else {
+            strays.formUnion(numbers)
+            return []
+        }
         let strays = numbers.filter { number in
             guard case .gone = members[number]?.state else { return false }
             return !succession.left.contains(number) && dismissed.insert(number).inserted
         }
+        self.strays.subtract(numbers)
         return strays.map { .expel(member: $0, reason: "the others go on without it") }
     }
 

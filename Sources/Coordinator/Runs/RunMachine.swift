@@ -153,6 +153,8 @@ struct RunMachine: Sendable {
     var heirsUntil: ContinuousClock.Instant?
     /// Members without a part in the run that were told to end, since their host answers.
     var dismissed: Set<Int> = []
+    /// Members that would be, were there somebody who has the state.
+    var strays: Set<Int> = []
     /// Hosts in the order in which they should hold lane 0.
     let anchors: [String]
 
