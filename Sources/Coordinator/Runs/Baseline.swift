@@ -34,7 +34,7 @@ extension ClusterFile {
 }
 
 /// What the simple ways reach that a complex model has to beat, and whether it does.
-public struct BaselineVerdict: Hashable, Sendable, Codable {
+public struct BaselineVerdict: Hashable, Sendable {
     /// The class that most training samples have.
     public var majorityClass: String
     /// The share of the validation samples that are of that class.
@@ -68,15 +68,15 @@ public struct BaselineVerdict: Hashable, Sendable, Codable {
     ///
     /// - Parameter type: the model's.
     public func words(_ type: String) -> String {
-        func hundredths(_ share: Double) -> String { "\((share * 1000).rounded() / 10)" }
+        func percent(_ share: Double) -> String { "\((share * 1000).rounded() / 10)" }
         let difference = model - max(linear, majority)
-        let points = "\(hundredths(abs(difference))) points"
-        let chance = "on \(samples) validation samples \(hundredths(margin)) may be chance"
+        let points = "\(percent(abs(difference))) points"
+        let chance = "on \(samples) validation samples \(percent(margin)) may be chance"
         let judgement =
             earnsItsPlace
             ? "\(points) better (\(chance))"
             : "\(points) \(difference < 0 ? "worse" : "better") (\(chance)): \(type) does not earn its place"
-        return "baseline: always \(majorityClass) \(hundredths(majority)) %, linear \(hundredths(linear)) %, "
-            + "\(type) \(hundredths(model)) %: \(judgement)"
+        return "baseline: always \(majorityClass) \(percent(majority)) %, linear \(percent(linear)) %, "
+            + "\(type) \(percent(model)) %: \(judgement)"
     }
 }
