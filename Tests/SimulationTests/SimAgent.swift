@@ -6,7 +6,7 @@ import Wire
 /// An agent: what it keeps of its trainers, and what the coordinator is told in order.
 final class SimAgent {
     let host: Int
-    unowned let world: World
+    unowned(unsafe) let world: World
     var isAlive = true
     /// Rises with each agent on the host.
     private(set) var instance = 0

@@ -10,7 +10,7 @@ final class SimCoordinator {
         return run
     }()
 
-    unowned let world: World
+    unowned(unsafe) let world: World
     private(set) var isAlive = true
     private var machine: RunMachine?
     /// In the registry: the highest number announced, the newest plan, and what was heard of each host.

@@ -53,7 +53,7 @@ final class SimTrainer {
 
     let member: Int
     let host: Int
-    unowned let world: World
+    unowned(unsafe) let world: World
     var machine: MembershipMachine
     var state = MemberState()
     /// The content of the retained result.
@@ -405,7 +405,7 @@ final class SimTrainer {
 
     private func advance(_ group: SimGroup) {
         guard group.isRunning, group.isComputed else { return }
-        while group.ledger.summablePiece != nil {
+        while group.ledger.ask({ $0.summablePiece }) != nil {
             let own = group.view.members[group.rank].lanes.lanes
                 .reduce(UInt64(0)) { $0 &+ token(group.operation, $1) }
             let sum = group.contributed.reduce(own, &+)
@@ -415,7 +415,7 @@ final class SimTrainer {
                 send(group, .part(.result, value: sum), to: rank)
             }
         }
-        if group.ledger.readyDigests[group.rank] == nil, group.ledger.isComplete {
+        if group.ledger.ask({ $0.readyDigests[group.rank] == nil && $0.isComplete }) {
             let expected = (0..<world.shape.laneCount).reduce(UInt64(0)) { $0 &+ token(group.operation, $1) }
             if let wrong = group.sums.firstIndex(where: { $0 != expected }) {
                 world.fail(
@@ -436,7 +436,7 @@ final class SimTrainer {
     }
 
     private func conclude(_ group: SimGroup) {
-        switch world.harness.verdict(group.ledger, group.readies) {
+        switch group.ledger.ask({ world.harness.verdict($0, group.readies) }) {
         case .open: return
         case .diverged(let ranks): world.fail("ranks \(ranks) hold other results of \(group.operation)")
         case .commit:
@@ -506,7 +506,7 @@ final class SimTrainer {
         if case .bye = frame.body {
             guard group.isRunning else { return }
             // Its last word on the running operation may be here already: that one still completes.
-            if group.ledger.readyDigests[rank] == nil || !group.isComputed {
+            if group.ledger.ask({ $0.readyDigests[rank] }) == nil || !group.isComputed {
                 broke(group, lost: frame.sender, isSilent: false)
             } else {
                 world.after(200_000) { [self] in
@@ -531,7 +531,7 @@ final class SimTrainer {
         group.watch.heard(rank, at: world.now)
         switch frame.body {
         case .part(let part, let value):
-            guard group.ledger.next(part, from: rank) != nil else { return }
+            guard group.ledger.ask({ $0.next(part, from: rank) }) != nil else { return }
             if part == .contribution { group.contributed[rank] &+= value }
             if part == .result { group.sums[rank] = value }
             group.ledger.received(part, from: rank)
@@ -551,14 +551,14 @@ final class SimTrainer {
             let isThere = other.isAlive && !other.isStopped && other.group?.view == group.view
             if isThere, world.isOpen(other.host, host) { group.watch.heard(rank, at: world.now) }
         }
-        let awaited = group.isComputed ? group.ledger.awaited : []
+        let awaited = group.isComputed ? group.ledger.ask({ $0.awaited }) : []
         if let silent = group.watch.look(awaited: awaited, at: world.now).first {
             broke(group, lost: group.view.members[silent].member, isSilent: true)
             return
         }
         let late = group.view.members.indices.filter { rank in
             rank != group.rank && !group.view.members[rank].lanes.isEmpty
-                && group.ledger.next(.laneValues, from: rank) != nil
+                && group.ledger.ask({ $0.next(.laneValues, from: rank) }) != nil
         }
         let operation = group.isComputed ? group.operation : nil
         if let waited = group.lateness.look(operation: operation, late: late, at: world.now) {
@@ -616,4 +616,9 @@ final class SimTrainer {
         backlog = nil
         tell(old, .bye)
     }
+}
+
+extension OperationLedger {
+    /// Answers a question where it is: what asks a property of an object takes a copy of it, five arrays each time.
+    fileprivate mutating func ask<Answer>(_ question: (OperationLedger) -> Answer) -> Answer { question(self) }
 }

@@ -11,10 +11,11 @@ final class World {
     /// Microseconds since the beginning.
     typealias Time = Int64
 
+    /// What is due, by the place of its closure: entries move in the heap, closures do not.
     private struct Entry {
         var time: Time
         var order: Int
-        var run: () -> Void
+        var place: Int
         func isBefore(_ other: Entry) -> Bool {
             time != other.time ? time < other.time : order < other.order
         }
@@ -26,6 +27,8 @@ final class World {
     private(set) var time: Time = 0
     private let origin = ContinuousClock.now
     private var heap: [Entry] = []
+    private var due: [(() -> Void)?] = []
+    private var freePlaces: [Int] = []
     private var order = 0
     private(set) var events = 0
     /// Directed cuts between machines that are in force.
@@ -66,7 +69,9 @@ final class World {
 
     func after(_ microseconds: Time, _ run: @escaping () -> Void) {
         order += 1
-        heap.append(Entry(time: time + max(0, microseconds), order: order, run: run))
+        let place = freePlaces.popLast() ?? due.count
+        if place == due.count { due.append(run) } else { due[place] = run }
+        heap.append(Entry(time: time + max(0, microseconds), order: order, place: place))
         var child = heap.count - 1
         while child > 0 {
             let parent = (child - 1) / 2
@@ -86,7 +91,10 @@ final class World {
             }
             time = first.time
             events += 1
-            first.run()
+            let run = due[first.place]
+            due[first.place] = nil
+            freePlaces.append(first.place)
+            run?()
         }
         time = max(time, end)
     }
