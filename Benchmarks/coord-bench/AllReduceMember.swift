@@ -11,6 +11,7 @@ internal import Musl
 ///
 /// `coord-bench allreduce RANK MEMBERS tcp|sealed|shm` prints its addresses, is told everybody's, and then obeys:
 /// - `reduce BYTES COUNT`: all-reduces, committed by all; prints the seconds of each.
+/// - `repeat BYTES COUNT`: the same; prints only how many there were, so that writing numbers takes no memory.
 /// - `copy BYTES COUNT`: sends and receives that many bytes with the member beside it (rank xor 1) at the same time,
 ///   with nothing else done: the limit that the same bytes could reach over loopback TCP.
 struct AllReduceMember {
@@ -60,8 +61,11 @@ struct AllReduceMember {
         while let line = readLine() {
             let words = line.split(separator: " ")
             guard words.count == 3, let bytes = Int(words[1]), let count = Int(words[2]) else { continue }
-            let seconds = try member.measure(bytes: bytes, count: count, reduces: words[0] == "reduce")
-            say(seconds.map { "\($0)" }.joined(separator: " "))
+            let seconds = try member.measure(bytes: bytes, count: count, reduces: words[0] != "copy")
+            say(
+                words[0] == "repeat"
+                    ? "\(seconds.count)" : seconds.map { "\($0)" }.joined(separator: " ")
+            )
         }
     }
 
@@ -101,9 +105,11 @@ struct AllReduceMember {
             free(values)
             free(sum)
         }
-        let trees = group.subtrees.map { ($0, UnsafeBufferPointer(values)) }
+        // By their labels: another tuple would be made over for each operation.
+        let trees = group.subtrees.map { (subtree: $0, values: UnsafeBufferPointer(values)) }
         let warmUp = 3
         var seconds: [Double] = []
+        seconds.reserveCapacity(count)
         for iteration in 0..<(count + warmUp) {
             let start = ContinuousClock.now
             if reduces {

@@ -620,5 +620,7 @@ final class SimTrainer {
 
 extension OperationLedger {
     /// Answers a question where it is: what asks a property of an object takes a copy of it, five arrays each time.
-    fileprivate mutating func ask<Answer>(_ question: (OperationLedger) -> Answer) -> Answer { question(self) }
+    fileprivate mutating func ask<Answer>(_ question: (OperationLedger) -> Answer) -> Answer {
+        question(self)
+    }
 }
