@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Usage: Benchmarks/unequal-hosts.py [--rounds N] [--seconds S]
 
-What a slow worker costs: samples/s of two workers of one thread, each on a core of its own, one of which gets half of its core's time
-(a cgroup with a quota, in turns of 2 ms), against what each trains alone under the same conditions. Lanes follow the measured speed;
-with equal parts both would run at the pace of the slow one, and two workers of speeds 1 and 1/2 would give 67 % of their sum.
+What a slow worker costs: samples/s of two workers of one thread, each on a core of its own, one of which shares its core with a
+program that never rests, against what they train when each has a run of its own. Lanes follow the measured speed; with equal parts
+both would run at the pace of the slow one, and two workers of speeds 1 and 1/2 would give 67 % of their sum.
 
-By turns in one run: a alone, b alone with its half, both. Prints samples/s of each, the sum's fraction that both reach, and the lanes at
-the end. Needs a build of coord and scripts/build-worker, as scripts/e2e does, two cores, and root for the cgroup.
+By turns: a run of a and a run of b at the same time (cores of one machine slow each other down, whatever they do), then one run of
+both. Prints samples/s of each, the sum's fraction that both reach together, and the lanes at the end. Needs a build of coord and
+scripts/build-worker, as scripts/e2e does, and two cores.
 """
 import argparse
 import contextlib
@@ -15,13 +16,14 @@ import pathlib
 import random
 import statistics
 import struct
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
-from clusterlab import Lab, Ledger, NotHere, Quota, command_line, end_cleanly, wait_for  # noqa: E402
+from clusterlab import Lab, Ledger, command_line, end_cleanly, wait_for  # noqa: E402
 
-BATCH, LANES, IMAGES = 512, 64, 20_000
+BATCH, LANES, IMAGES = 2048, 64, 60_000
 RUN = {
     "model": "{ type: simple_cnn, channels: [32, 64], hidden: 128 }", "batch": str(BATCH), "lanes": str(LANES), "epochs": "100000",
     "split": "{ validation: 0.01 }", "keep": "{ best: 1, latest: 1 }",
@@ -46,27 +48,41 @@ def worker(lab, name):
     return next(pid for pid in lab.trainers() if f"{lab.folder}/{name}/".encode() in command_line(pid))
 
 
-def speed(lab, hosts, cores, seconds):
-    """Samples/s of a run of some hosts once its lanes lie well, and the lanes of each worker."""
-    lab.write("".join(lab.host(name, 1, ", threads: 1") for name in hosts), RUN, dataset="made")
-    ledger = Ledger(lab)
-    before = ledger.run()
-    up = lab.start("up", "-y")
+@contextlib.contextmanager
+def rival(core):
+    """Half of a core for whoever else is on it: somebody who never rests."""
+    other = subprocess.Popen(["sh", "-c", "while :; do :; done"], start_new_session=True)
+    os.sched_setaffinity(other.pid, {core})
     try:
-        wait_for("steps", lambda: (ledger.run() or {}).get("id") != (before or {}).get("id") and ledger.run()["steps"] > 1)
-        for name in hosts:
-            pin(worker(lab, name), cores[name])
-        with Quota("unequal", [worker(lab, "b")], 0.5, period=0.002) if "b" in hosts else contextlib.nullcontext():
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
+def speeds(labs, cores, seconds):
+    """Samples/s of runs that train at the same time, one on the named hosts of each lab, once their lanes lie well; and their lanes."""
+    ups = []
+    with contextlib.ExitStack() as ending:
+        for lab, hosts in labs:
+            lab.write("".join(lab.host(name, 1, ", threads: 1") for name in hosts), RUN, dataset="made")
+            ledger = Ledger(lab)
+            ups.append((lab, hosts, ledger, ledger.run(), lab.start("up", "-y")))
+            ending.callback(ups[-1][-1].communicate, timeout=60)
+            ending.callback(lab.coord, "down", "-y")
+        for lab, hosts, ledger, before, _ in ups:
+            wait_for("steps", lambda: (ledger.run() or {}).get("id") != (before or {}).get("id") and ledger.run()["steps"] > 1)
+            for name in hosts:
+                pin(worker(lab, name), cores[name])
+        with rival(cores["b"]):
             # Lanes may have moved before: what was measured then must be over, and a move's rest.
             time.sleep(seconds)
-            begin, first = time.monotonic(), ledger.run()["steps"]
+            first = [ledger.run()["steps"] for _, _, ledger, _, _ in ups]
             time.sleep(seconds)
-            end, last = time.monotonic(), ledger.run()["steps"]
-        lanes = [len(worker["lanes"]) for worker in lab.run()["workers"]]
-    finally:
-        lab.coord("down", "-y")
-        up.communicate(timeout=60)
-    return (last - first) * BATCH / (end - begin), lanes
+            taken = [[took for step, took in ledger.steps().items() if step > before]
+                     for (_, _, ledger, _, _), before in zip(ups, first)]
+        lanes = [[len(worker["lanes"]) for worker in lab.run()["workers"]] for lab, _ in labs]
+    return [len(steps) * BATCH / sum(steps) for steps in taken], lanes
 
 
 def main():
@@ -79,20 +95,17 @@ def main():
     if len(cores) < 2:
         sys.exit("unequal-hosts: needs two cores")
     fractions = []
-    with Lab("unequal") as lab:
-        made_images(lab.folder / "made")
-        lab.write(lab.host("a", 1))
-        lab.coord("data", "add", "made", lab.folder / "made")
+    with Lab("unequal-a") as first, Lab("unequal-b") as second:
+        for lab in (first, second):
+            made_images(lab.folder / "made")
+            lab.write(lab.host("a", 1))
+            lab.coord("data", "add", "made", lab.folder / "made")
         for number in range(1, options.rounds + 1):
-            a, _ = speed(lab, "a", cores, options.seconds)
-            try:
-                b, _ = speed(lab, "b", cores, options.seconds)
-                both, lanes = speed(lab, "ab", cores, options.seconds)
-            except NotHere as error:
-                sys.exit(f"unequal-hosts: {error}")
+            (a, b), _ = speeds([(first, "a"), (second, "b")], cores, options.seconds)
+            (both,), lanes = speeds([(first, "ab")], cores, options.seconds)
             fractions.append(both / (a + b))
-            print(f"round {number}: a {a:.0f} samples/s, b with half of its core {b:.0f}, both {both:.0f} with lanes "
-                  f"{lanes}: {fractions[-1]:.3f} of the sum, load {os.getloadavg()[0]:.1f}", flush=True)
+            print(f"round {number}: a {a:.0f} samples/s, b with half of its core {b:.0f}, together {both:.0f} with lanes "
+                  f"{lanes[0]}: {fractions[-1]:.3f} of the sum, load {os.getloadavg()[0]:.1f}", flush=True)
     print(f"median of {options.rounds}: {statistics.median(fractions):.3f} of the summed capacity")
 
 

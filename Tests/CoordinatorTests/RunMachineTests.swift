@@ -120,6 +120,24 @@ import Wire
         #expect(back.members.map(\.lanes.count) == [8, 8])
     }
 
+    /// 6 % of the step are no reason to move at once; they are one when they have cost as much as a move does.
+    @Test func lanesFollowALittleOnceThatHasCostAMove() throws {
+        var machine = try running(["a", "b"], lanes: 32)
+        #expect(report(&machine, slower: 1.13, from: 0, times: 15).isEmpty)
+        let next = try plan(report(&machine, slower: 1.13, from: 15, times: 15))
+        #expect(next.members.map(\.lanes.count) == [17, 15])
+        #expect(report(&machine, slower: 1.13, from: 30, times: 400).isEmpty)
+    }
+
+    @Test func whatComesAndGoesAroundAPaceMovesNothing() throws {
+        var machine = try running(["a", "b"], lanes: 32)
+        var moves = 0
+        for turn in 0..<400 {
+            moves += report(&machine, slower: turn % 2 == 0 ? 1.09 : 0.91, from: turn, times: 1).count
+        }
+        #expect(moves == 0)
+    }
+
     @Test func lanesDoNotFollowWhatChangesAllTheTime() throws {
         var machine = try running(["a", "b"], lanes: 16)
         var moves = 0

@@ -2,11 +2,20 @@ internal import Basics
 
 /// When lanes move from slow members to fast ones: a decision over measured paces, and nothing else.
 ///
-/// A move costs all members the step in flight, so it has to be worth it (a tenth of the step), to last (three looks in a row),
-/// and to be rare: after each move comes a rest, ever longer while moves follow one another.
+/// A move costs all members the step in flight, so it has to be worth it: a tenth of the step, and three looks in a row say so;
+/// or less, and what was lost by not moving has become as much as the move costs. It has to be rare, too: after each move
+/// comes a rest, ever longer while moves follow one another.
 struct LaneBalance: Sendable {
-    /// A new distribution must bring the step below this part of its time.
+    /// A new distribution that brings the step below this part of its time is worth a move at once.
     private static let worthwhile = 0.9
+    /// One that does not even bring it below this part is none: so far measured paces are off.
+    private static let noticeable = 0.98
+    /// What a move takes beside the step in flight; unit: seconds.
+    private static let moveSeconds = 0.1
+    /// How much of a new measurement enters the pace, where it is about the same as before; unit: 1.
+    private static let share = 0.2
+    /// What counts as about the same, as a ratio.
+    private static let usual = 0.8...1.25
     /// So many looks in a row must say so, this far apart at least.
     private static let looks = 3
     private static let lookInterval = Duration.milliseconds(200)
@@ -18,6 +27,8 @@ struct LaneBalance: Sendable {
     /// Members without lanes: whoever computes nothing is not measured either.
     private var idle: [Int: Idleness] = [:]
     private var agreeing = 0
+    /// What was lost since the last move by not moving; unit: seconds.
+    private var lost = 0.0
     private var lastLook: ContinuousClock.Instant?
     private var lastMove: ContinuousClock.Instant?
     private var rest = Self.shortestRest
@@ -25,6 +36,14 @@ struct LaneBalance: Sendable {
     /// Notes how fast a member is.
     mutating func note(_ pace: LanePace, of member: Int) {
         guard pace.secondsPerRound.isFinite, pace.secondsPerRound > 0 else { return }
+        var pace = pace
+        // A little more or less comes and goes: the mean of the last ones is nearer to what comes next.
+        if let known = paces[member], known.threads == pace.threads,
+            Self.usual.contains(pace.secondsPerRound / known.secondsPerRound)
+        {
+            let mean = (1 - Self.share) * known.secondsPerRound + Self.share * pace.secondsPerRound
+            pace = LanePace(threads: pace.threads, lanes: 1, seconds: mean)
+        }
         paces[member] = pace
     }
 
@@ -66,7 +85,7 @@ struct LaneBalance: Sendable {
             let (threads, lanes) = (paces[member]?.threads ?? 1, held[member]?.count ?? 1)
             paces[member] = LanePace(threads: threads, lanes: lanes, seconds: done + wait)
         }
-        (lastMove, agreeing) = (now, 0)
+        (lastMove, agreeing, lost) = (now, 0, 0)
         return true
     }
 
@@ -89,7 +108,8 @@ struct LaneBalance: Sendable {
     ///
     /// - Parameter held: the lanes of each member now.
     mutating func look(_ held: [Int: LaneSet], laneCount: Int, now: ContinuousClock.Instant) -> [Int: Int]? {
-        if let lastLook, now - lastLook < Self.lookInterval { return nil }
+        let since = lastLook.map { now - $0 } ?? .zero
+        guard lastLook == nil || since >= Self.lookInterval else { return nil }
         lastLook = now
         let isTrying = triesAgain(held, now)
         let members = held.keys.sorted()
@@ -99,17 +119,16 @@ struct LaneBalance: Sendable {
         let measured = paces(of: members)
         let better = LanePlanner.counts(laneCount: laneCount, paces: measured)
         func seconds(_ counts: [Int]) -> Double { zip(measured, counts).map { $0.seconds($1) }.max() ?? 0 }
-        guard seconds(better) < Self.worthwhile * seconds(members.map { held[$0]?.count ?? 0 }) else {
-            agreeing = 0
-            return nil
-        }
-        agreeing += 1
-        guard agreeing >= Self.looks else { return nil }
+        let step = seconds(members.map { held[$0]?.count ?? 0 })
+        let part = seconds(better) / step
+        agreeing = part < Self.worthwhile ? agreeing + 1 : 0
+        lost = part < Self.noticeable ? lost + (1 - part) * (since / .seconds(1)) : 0
+        guard agreeing >= Self.looks || lost > step + Self.moveSeconds else { return nil }
         if !isTrying {
             if let lastMove, now - lastMove < rest { return nil }
             moved(now)
         }
-        agreeing = 0
+        (agreeing, lost) = (0, 0)
         return Dictionary(uniqueKeysWithValues: zip(members, better))
     }
 
