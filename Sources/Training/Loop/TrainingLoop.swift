@@ -116,15 +116,7 @@ public final class TrainingLoop {
         fit: MemoryFit = MemoryFit()
     ) throws {
         let spec = record.spec
-        guard spec.lanes > 0, spec.lanes <= 64, spec.lanes & (spec.lanes - 1) == 0,
-            spec.batch % spec.lanes == 0,
-            spec.batch > 0, spec.epochs >= 0
-        else {
-            throw TrainingError(
-                .badSpec,
-                "lanes must be a power of two that divides the batch: \(spec.lanes) lanes, batch \(spec.batch)"
-            )
-        }
+        try Self.checkLanes(spec)
         self.record = record
         self.samples = samples
         self.observer = observer
@@ -136,14 +128,7 @@ public final class TrainingLoop {
             slices: model.parameters
         )
         let part = try Self.partSize(spec)
-        let way = spec.exchangeInForce.kind
-        guard model.trainedCount == model.parameterCount || ![.topk, .diloco].contains(way) else {
-            throw TrainingError(
-                .badSpec,
-                "exchange \(way.rawValue) does not carry the running statistics of a model with batch normalisation",
-                hint: "use sync, bf16, int8 or powersgd"
-            )
-        }
+        try Self.check(model, spec, part: part)
         lowRank = spec.exchangeInForce.rank.map {
             LowRankExchange(
                 exchange,
@@ -154,14 +139,6 @@ public final class TrainingLoop {
             )
         }
         self.exchange = lowRank ?? exchange
-        guard part >= model.leastSamples else {
-            throw TrainingError(
-                .badSpec,
-                "batch-norm needs \(model.leastSamples) samples at a time; batch \(spec.batch) in \(spec.lanes) lanes"
-                    + " leaves \(part)",
-                hint: "use fewer lanes, a larger batch, less `accumulate`, or group_norm"
-            )
-        }
         let loss = try Loss(spec.loss, classCount: model.classCount)
         mixup = try spec.augment?.first { $0.type == Mixup.type }.map { try Mixup($0, model: model) }
         self.kernels = kernels
@@ -205,29 +182,10 @@ public final class TrainingLoop {
                 recomputes: fit.recomputes
             )
         }
-        let configuration = try record.configurationDigest()
         let begins = joins?.standing ?? resume.map { Standing(state: $0.state, signature: $0.signature) }
-        if let standing = begins {
-            guard standing.state.configuration == configuration else {
-                throw TrainingError(
-                    .badCheckpoint,
-                    "the checkpoint belongs to configuration \(standing.state.configuration.short), "
-                        + "this run is \(configuration.short)",
-                    hint: "resume with the run's own record"
-                )
-            }
-            state = standing.state
-            signature = standing.signature
-            state.pendingValues = nil
+        if let begins {
+            (state, signature) = (try Self.resumed(begins, record), begins.signature)
         } else {
-            let empty = Digest(of: "")
-            state = TrainingState(
-                seed: spec.seed,
-                lanes: spec.lanes,
-                configuration: configuration,
-                weights: empty,
-                optimizer: empty
-            )
             let normalization =
                 try start?.normalization ?? Normalization.given(spec.normalize, samples, model)
                 ?? FloatMode.withDeterministicMode {
@@ -240,6 +198,7 @@ public final class TrainingLoop {
                 mean: normalization.mean,
                 deviation: normalization.deviation
             )
+            state = try Self.first(record)
             if let start {
                 try model.load(weights.pointer, from: start.weights, prefix: start.prefix)
             } else {
@@ -277,20 +236,6 @@ public final class TrainingLoop {
 
     /// What is evaluated, saved and served.
     var served: FloatArena { average?.arena ?? weights }
-
-    /// Samples of one pass: a lane's share in `accumulate` parts, the last one smaller where it does not divide.
-    static func partSize(_ spec: RunSpec) throws -> Int {
-        let share = spec.batch / spec.lanes
-        let parts = spec.accumulate ?? 1
-        guard (1...share).contains(parts) else {
-            throw TrainingError(
-                .badSpec,
-                "accumulate \(parts) cuts a lane's \(share) samples into empty parts",
-                hint: "use at most \(share), or a larger batch"
-            )
-        }
-        return (share + parts - 1) / parts
-    }
 
     /// Trains to the end of the last epoch.
     ///
