@@ -135,7 +135,7 @@ extension Coordinator {
         case .finished(_, let bytes):
             try transaction.log(
                 "exchange",
-                "member \(event.member) sent \(bytes) bytes to others",
+                "member \(event.member) sent \(bytes) bytes over its links",
                 who: host,
                 run: run,
                 host: host,
