@@ -173,6 +173,8 @@ def campaign(kind, options, chance):
                 bed.heal()
                 out, err = up.communicate(timeout=300)
             check(up.returncode == 0, f"up ended with {up.returncode}\n{out}{err}")
+            # The next run needs all of them from its beginning, and nobody knows yet who answers again.
+            wait_for("all hosts answer", lambda: lab.coord("data", "push", "digits", expect=None).returncode == 0, 120)
             ended = lab.run()
             check(ended["weights_sha256"] == whole, f"other bits: {ended}")
             if kind == "pause":

@@ -81,6 +81,32 @@ import Wire
         #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFF)
     }
 
+    @Test func aHostThatIsLostBeforeItsTrainersStartIsNotWaitedFor() throws {
+        var machine = try machine(["a", "b", "b"], lanes: 8)
+        _ = machine.handle(.listening(member: 0, address: "a:1"), now: start)
+        let actions = machine.handle(.unstarted(host: "b", reason: "b: connection lost"), now: start)
+        let first = try plan(actions)
+        #expect(first.members.map(\.member) == [0] && first.members[0].lanes.count == 8)
+        // One of them was started after all: it has no part, and ends when its host answers.
+        #expect(machine.handle(.listening(member: 2, address: "b:2"), now: start).isEmpty)
+        let back = machine.handle(.returned(host: "b", members: [2: "b:2"]), now: start)
+        #expect(back == [.expel(member: 2, reason: "the others go on without it")])
+    }
+
+    @Test func whoListensAlreadyIsNotTakenForUnstarted() throws {
+        var machine = try machine(["a", "b"], lanes: 8)
+        _ = machine.handle(.listening(member: 1, address: "b:1"), now: start)
+        #expect(machine.handle(.unstarted(host: "b", reason: "b: connection lost"), now: start).isEmpty)
+        let first = try plan(machine.handle(.listening(member: 0, address: "a:1"), now: start))
+        #expect(first.members.map(\.member) == [0, 1])
+    }
+
+    @Test func aRunWhoseLastHostIsLostBeforeItStartsFails() throws {
+        var machine = try machine(["a"], lanes: 8)
+        let actions = machine.handle(.unstarted(host: "a", reason: "a: connection lost"), now: start)
+        #expect(actions == [.fail(message: "a: connection lost", hint: nil)])
+    }
+
     /// What two members report a few times a second, one of them slower by `factor`.
     private func report(
         _ machine: inout RunMachine,

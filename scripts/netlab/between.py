@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from common import CNN, agent_folder  # noqa: E402
@@ -265,6 +266,32 @@ def halves_never_both_go_on():
         return f"a waited at step {waits} of {ended['step']}; b and c ended with {ended['weights_sha256'][:12]}"
 
 
+def a_host_that_vanishes_while_a_run_begins():
+    """The cable of a host is pulled, which nobody knows yet, and a run is submitted: the others begin, and the host joins when it is back."""
+    with NetLab("vanishes", mtu=FAST) as lab:
+        nodes = lab.add_hosts(3)
+        lab.trust(*nodes)
+        hosts = "".join(map(lab.entry, nodes))
+        lab.write(hosts)
+        lab.digits()
+        lab.write(hosts, {**CNN_RUN, "epochs": "1"})
+        lab.coord("up", "-y")
+        lab.write(hosts, {**CNN_RUN, "epochs": "100000"})
+        ledger, before = Ledger(lab), lab.run()["run"]
+        nodes[1].cable(cut=True)
+        begin = time.monotonic()
+        up = lab.start("up", "-y")
+        wait_for("steps", lambda: ledger.run()["id"] != before and ledger.run()["steps"] > 50)
+        waited = time.monotonic() - begin
+        words = [message for message in lab.events("membership") if "before its trainers were started" in message]
+        check(len(words) == 1 and nodes[1].name in words[0], f"events say {lab.events('membership')}")
+        nodes[1].cable(cut=False)
+        wait_for("it joins", lambda: any(reason == f"{nodes[1].name} joined" for _, _, reason in ledger.generations()))
+        lab.coord("run", "stop")
+        up.communicate(timeout=60)
+        return f"{words[0]}; they began {waited:.0f} s after it was submitted"
+
+
 def lost_hosts_cost_little():
     """Four hosts: the cable of one is pulled, another one loses its power. Each costs less than two seconds and no bit; both come back."""
     with NetLab("lost-hosts", mtu=FAST) as lab:
@@ -304,7 +331,7 @@ def lost_hosts_cost_little():
 
 
 BETWEEN = [
-    halves_never_both_go_on, lost_hosts_cost_little,
+    halves_never_both_go_on, lost_hosts_cost_little, a_host_that_vanishes_while_a_run_begins,
     relay_over_this_machine, relayed_pair_waits_for_this_machine, kill_across_a_relay_is_harmless,
     only_one_side_can_dial, relay_connection_is_cut, workers_of_a_host_add_up_first,
     relay_over_a_hub,

@@ -43,6 +43,8 @@ struct RunMachine: Sendable {
         case late(reporter: Int, generation: Int, members: [Int], Duration)
         /// A trainer was started for a run in progress; `isBack`: in the place of one that was lost.
         case joining(member: Int, host: String, isBack: Bool = false)
+        /// A host could not be told to start its trainers for a run that begins.
+        case unstarted(host: String, reason: String)
         /// A host has fewer trainers than it should: one was lost before this coordinator came, or could not be started.
         case lacks(host: String, isReachable: Bool)
         /// A member that joined holds the run's state.
@@ -333,6 +335,10 @@ struct RunMachine: Sendable {
             members[number] = Member(host: host, joins: generation > 0, isBack: isBack)
             succession.started(number, on: host)
             return []
+        case .unstarted(let host, let reason):
+            let missing = members.filter { $0.value.host == host && $0.value.state == .starting }.keys
+                .sorted()
+            return missing.flatMap { lose($0, reason: reason) }
         case .lacks(let host, let isReachable):
             return lacks(host, isReachable: isReachable)
         case .caughtUp(let number, let generation):

@@ -101,6 +101,7 @@ extension Coordinator {
             remember(name)
             log("host", reason, host: name)
             retry(name)
+            lostBeforeBeginning(name, reason)
         case .event(let event): received([(event, name)])
         }
     }

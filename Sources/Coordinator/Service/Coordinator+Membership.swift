@@ -50,6 +50,12 @@ extension Coordinator {
         }
     }
 
+    /// A host that a run began without comes in.
+    func joinIfUnstarted(_ name: String) {
+        guard active?.unstarted.remove(name) != nil else { return }
+        if let refusal = join(name), let run = active?.id { tell(run, .note(refusal.message)) }
+    }
+
     /// Starts a trainer in the place of one that a host lost.
     func startAgain(on name: String) {
         guard let active, let machine = active.machine, !active.isFinishing, !active.left.contains(name),

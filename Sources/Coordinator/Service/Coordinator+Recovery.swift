@@ -184,7 +184,8 @@ extension Coordinator {
         active?.returning[host] = nil
         missTrainers(of: run, on: host, status, isNewAgent: isNewAgent)
         // A host whose trainers are gone helps again from the next step on.
-        if isNewAgent, active?.attempt == run.attempt { joinAfterRest(host) }
+        guard active?.attempt == run.attempt else { return }
+        if isNewAgent { joinAfterRest(host) } else { joinIfUnstarted(host) }
     }
 
     /// An agent that died took its trainers along, and its successor knows nothing of them.

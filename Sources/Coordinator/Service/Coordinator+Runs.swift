@@ -194,10 +194,39 @@ extension Coordinator {
                 trainerStart(member: member, on: entry, of: active, resume: checkpoint)
             }
             let needs = [active.record.dataset] + (checkpoint.map { [$0] } ?? [])
-            start(starts, on: host, of: active, needs: needs) { coordinator, error in
-                coordinator.fail(id, error.message, error.hint, exitCode: error.exitCode)
-            }
+            start(starts, on: host, of: active, needs: needs) { $0.beginWithout(host, error: $1) }
         }
+    }
+
+    /// How long a run that begins waits for a host whose connection was lost.
+    private static let beginningPatience = Duration.seconds(5)
+
+    /// The connection to a host was lost: a run that has not begun does so without it when it is not back soon.
+    func lostBeforeBeginning(_ host: String, _ reason: String) {
+        guard let run = active, run.machine?.generation == 0 else { return }
+        after(Self.beginningPatience) { coordinator in
+            guard coordinator.active?.id == run.id, coordinator.active?.attempt == run.attempt,
+                coordinator.active?.machine?.generation == 0, coordinator.hosts[host]?.phase != .ready
+            else { return }
+            coordinator.beginWithout(host, error: CoordinatorError(reason, exitCode: .unreachable))
+        }
+    }
+
+    /// The trainers of a host could not be started: where that is for want of a connection, the others begin without it.
+    private func beginWithout(_ host: String, error: any ExplainedError) {
+        guard let active, let machine = active.machine, machine.generation == 0 else { return }
+        let members = machine.members.values
+        guard members.contains(where: { $0.host == host && $0.state == .starting }) else { return }
+        guard error.exitCode == .unreachable, members.contains(where: { $0.isActive && $0.host != host })
+        else { return fail(active.id, error.message, error.hint, exitCode: error.exitCode) }
+        let news =
+            "\(error.message) before its trainers were started: the others begin, and it joins when it is back"
+        log("membership", news, run: active.id, host: host)
+        tell(active.id, .note(news))
+        self.active?.unstarted.insert(host)
+        feed(.unstarted(host: host, reason: error.message))
+        // One that only failed to take the data is asked again.
+        after(.seconds(1)) { if $0.hosts[host]?.phase == .ready { $0.joinIfUnstarted(host) } }
     }
 
     /// What a trainer of the run is told at its start.
@@ -419,6 +448,7 @@ extension Coordinator {
         run.isRecovered = false
         run.early = []
         run.returning = [:]
+        run.unstarted = []
         run.isFinishing = false
         run.weights = nil
         let done = read { try $0.run(run.id) }?.steps ?? 0
