@@ -81,30 +81,42 @@ import Wire
         #expect(next.members.reduce(0) { $0 | $1.lanes.bits } == 0xFF)
     }
 
+    private func unstarted(_ members: [Int]) -> RunMachine.Event {
+        .unstarted(members: members, isReachable: false, reason: "b: connection lost")
+    }
+
     @Test func aHostThatIsLostBeforeItsTrainersStartIsNotWaitedFor() throws {
         var machine = try machine(["a", "b", "b"], lanes: 8)
-        _ = machine.handle(.listening(member: 0, address: "a:1"), now: start)
-        let actions = machine.handle(.unstarted(host: "b", reason: "b: connection lost"), now: start)
-        let first = try plan(actions)
+        #expect(machine.handle(unstarted([1, 2]), now: start).isEmpty)
+        let first = try plan(machine.handle(.listening(member: 0, address: "a:1"), now: start))
         #expect(first.members.map(\.member) == [0] && first.members[0].lanes.count == 8)
-        // One of them was started after all: it has no part, and ends when its host answers.
-        #expect(machine.handle(.listening(member: 2, address: "b:2"), now: start).isEmpty)
-        let back = machine.handle(.returned(host: "b", members: [2: "b:2"]), now: start)
-        #expect(back == [.expel(member: 2, reason: "the others go on without it")])
+        // One of them was started after all: it has no part.
+        let late = machine.handle(.listening(member: 2, address: "b:2"), now: start)
+        #expect(late == [.expel(member: 2, reason: "the others began without it")])
+        // Others are started in their place once the host answers.
+        #expect(machine.handle(.tick, now: start + .seconds(60)).isEmpty)
+        let later = start + .seconds(61)
+        #expect(machine.handle(.returned(host: "b", members: [:]), now: later).isEmpty)
+        let starts = machine.handle(.tick, now: later)
+        #expect(starts == [.start(host: "b"), .start(host: "b")])
+        #expect(machine.nextMember == 3)
+    }
+
+    @Test func nobodyIsStartedInTheirPlaceBeforeTheOthersBegan() throws {
+        var machine = try machine(["a", "b"])
+        _ = machine.handle(unstarted([1]), now: start)
+        _ = machine.handle(.returned(host: "b", members: [:]), now: start)
+        #expect(machine.handle(.tick, now: start + .seconds(10)).isEmpty)
+        _ = machine.handle(.listening(member: 0, address: "a:1"), now: start + .seconds(10))
+        #expect(machine.handle(.tick, now: start + .seconds(11)) == [.start(host: "b")])
     }
 
     @Test func whoListensAlreadyIsNotTakenForUnstarted() throws {
-        var machine = try machine(["a", "b"], lanes: 8)
+        var machine = try machine(["a", "b"])
         _ = machine.handle(.listening(member: 1, address: "b:1"), now: start)
-        #expect(machine.handle(.unstarted(host: "b", reason: "b: connection lost"), now: start).isEmpty)
+        #expect(machine.handle(unstarted([1]), now: start).isEmpty)
         let first = try plan(machine.handle(.listening(member: 0, address: "a:1"), now: start))
         #expect(first.members.map(\.member) == [0, 1])
-    }
-
-    @Test func aRunWhoseLastHostIsLostBeforeItStartsFails() throws {
-        var machine = try machine(["a"], lanes: 8)
-        let actions = machine.handle(.unstarted(host: "a", reason: "a: connection lost"), now: start)
-        #expect(actions == [.fail(message: "a: connection lost", hint: nil)])
     }
 
     /// What two members report a few times a second, one of them slower by `factor`.
@@ -153,6 +165,13 @@ import Wire
         let next = try plan(report(&machine, slower: 1.13, from: 15, times: 15))
         #expect(next.members.map(\.lanes.count) == [17, 15])
         #expect(report(&machine, slower: 1.13, from: 30, times: 400).isEmpty)
+    }
+
+    /// Nothing is lost while nobody makes steps, as in a long validation.
+    @Test func lanesDoNotFollowTimeInWhichNobodyWorks() throws {
+        var machine = try running(["a", "b"], lanes: 32)
+        #expect(report(&machine, slower: 1.13, from: 0, times: 4).isEmpty)
+        #expect(report(&machine, slower: 1.13, from: 400, times: 4).isEmpty)
     }
 
     @Test func whatComesAndGoesAroundAPaceMovesNothing() throws {

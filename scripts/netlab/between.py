@@ -281,12 +281,12 @@ def a_host_that_vanishes_while_a_run_begins():
         nodes[1].cable(cut=True)
         begin = time.monotonic()
         up = lab.start("up", "-y")
-        wait_for("steps", lambda: ledger.run()["id"] != before and ledger.run()["steps"] > 50)
+        wait_for("steps", lambda: ledger.run()["id"] != before and ledger.run()["steps"] > 50, 120)
         waited = time.monotonic() - begin
         words = [message for message in lab.events("membership") if "before its trainers were started" in message]
         check(len(words) == 1 and nodes[1].name in words[0], f"events say {lab.events('membership')}")
         nodes[1].cable(cut=False)
-        wait_for("it joins", lambda: any(reason == f"{nodes[1].name} joined" for _, _, reason in ledger.generations()))
+        wait_for("it joins", lambda: any(reason == f"{nodes[1].name} is back at work" for _, _, reason in ledger.generations()))
         lab.coord("run", "stop")
         up.communicate(timeout=60)
         return f"{words[0]}; they began {waited:.0f} s after it was submitted"

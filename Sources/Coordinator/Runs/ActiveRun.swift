@@ -21,8 +21,8 @@ struct ActiveRun {
     var succession = Succession()
     /// Hosts that are back and whose earlier events are still on their way; true where the agent is a new one.
     var returning: [String: (status: AgentStatus, isNewAgent: Bool)] = [:]
-    /// Hosts that could not be told to start their trainers: the others began.
-    var unstarted: Set<String> = []
+    /// Members whose trainers were started, as their hosts said.
+    var begun: Set<Int> = []
     /// Events that came before `machine` was there.
     var early: [AgentEvent] = []
     var stepsPerEpoch: Int

@@ -19,6 +19,8 @@ struct LaneBalance: Sendable {
     /// So many looks in a row must say so, this far apart at least.
     private static let looks = 3
     private static let lookInterval = Duration.milliseconds(200)
+    /// Where looks are further apart, no steps were made for a part of the time.
+    private static let longestLook = Duration.seconds(1)
     /// How long lanes stay where they are after a move, and a member without any, at first and at most.
     private static let shortestRest = Duration.seconds(2)
     private static let longestRest = Duration.seconds(60)
@@ -27,8 +29,9 @@ struct LaneBalance: Sendable {
     /// Members without lanes: whoever computes nothing is not measured either.
     private var idle: [Int: Idleness] = [:]
     private var agreeing = 0
-    /// What was lost since the last move by not moving; unit: seconds.
+    /// What was lost by not moving, since lanes lie as they do; unit: seconds.
     private var lost = 0.0
+    private var heldBefore: [Int: LaneSet] = [:]
     private var lastLook: ContinuousClock.Instant?
     private var lastMove: ContinuousClock.Instant?
     private var rest = Self.shortestRest
@@ -111,6 +114,7 @@ struct LaneBalance: Sendable {
         let since = lastLook.map { now - $0 } ?? .zero
         guard lastLook == nil || since >= Self.lookInterval else { return nil }
         lastLook = now
+        if held != heldBefore { (heldBefore, lost) = (held, 0) }
         let isTrying = triesAgain(held, now)
         let members = held.keys.sorted()
         guard members.count > 1, members.allSatisfy({ paces[$0] != nil || held[$0]?.isEmpty == true }) else {
@@ -122,7 +126,7 @@ struct LaneBalance: Sendable {
         let step = seconds(members.map { held[$0]?.count ?? 0 })
         let part = seconds(better) / step
         agreeing = part < Self.worthwhile ? agreeing + 1 : 0
-        lost = part < Self.noticeable ? lost + (1 - part) * (since / .seconds(1)) : 0
+        lost = part < Self.noticeable ? lost + (1 - part) * (min(since, Self.longestLook) / .seconds(1)) : 0
         guard agreeing >= Self.looks || lost > step + Self.moveSeconds else { return nil }
         if !isTrying {
             if let lastMove, now - lastMove < rest { return nil }

@@ -31,13 +31,32 @@ extension RunMachine {
         return []
     }
 
+    /// Begins without members that could not be started; others are started in their place when their host answers.
+    mutating func giveUpUnstarted(_ numbers: [Int], isReachable: Bool, reason: String) -> [Action] {
+        var actions: [Action] = []
+        for number in numbers {
+            guard generation == 0, let member = members[number], member.state == .starting else { continue }
+            unstarted.insert(number)
+            // Its number stays its own: it may live after all.
+            succession.started(number, on: member.host)
+            actions += lacks(member.host, isReachable: isReachable) + lose(number, reason: reason)
+        }
+        return actions
+    }
+
+    /// Ends a trainer that was started after all, though the others did not wait for it.
+    mutating func dismissUnstarted(_ number: Int) -> [Action] {
+        guard unstarted.contains(number), dismissed.insert(number).inserted else { return [] }
+        return [.expel(member: number, reason: "the others began without it")]
+    }
+
     /// Starts whom it is time to start.
     mutating func startComebacks() -> [Action] {
         let due = comebacks.filter { $0.at.map { $0 <= now } ?? false }
         guard !due.isEmpty else { return [] }
         // Somebody must be at work to give the state, and something be left to do.
         let isEnding = members.values.contains { $0.state == .finished }
-        guard parkedFor == nil, !isEnding else {
+        guard generation > 0, parkedFor == nil, !isEnding else {
             for index in comebacks.indices where due.contains(comebacks[index]) {
                 comebacks[index].at = isEnding ? nil : now + .seconds(1)
             }

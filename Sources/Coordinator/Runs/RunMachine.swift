@@ -43,8 +43,8 @@ struct RunMachine: Sendable {
         case late(reporter: Int, generation: Int, members: [Int], Duration)
         /// A trainer was started for a run in progress; `isBack`: in the place of one that was lost.
         case joining(member: Int, host: String, isBack: Bool = false)
-        /// A host could not be told to start its trainers for a run that begins.
-        case unstarted(host: String, reason: String)
+        /// Trainers of a run that begins could not be started, for want of a connection to their host.
+        case unstarted(members: [Int], isReachable: Bool, reason: String)
         /// A host has fewer trainers than it should: one was lost before this coordinator came, or could not be started.
         case lacks(host: String, isReachable: Bool)
         /// A member that joined holds the run's state.
@@ -157,6 +157,8 @@ struct RunMachine: Sendable {
     var dismissed: Set<Int> = []
     /// Members that would be, were there somebody who has the state.
     var strays: Set<Int> = []
+    /// Members that were given up before they began.
+    var unstarted: Set<Int> = []
     /// Hosts in the order in which they should hold lane 0.
     let anchors: [String]
 
@@ -274,7 +276,7 @@ struct RunMachine: Sendable {
         self.now = now
         switch event {
         case .listening(let number, let address):
-            guard members[number]?.state == .starting else { return [] }
+            guard members[number]?.state == .starting else { return dismissUnstarted(number) }
             members[number]?.state = .listening(address: address)
             members[number]?.lastAddress = address
             return enter()
@@ -335,10 +337,8 @@ struct RunMachine: Sendable {
             members[number] = Member(host: host, joins: generation > 0, isBack: isBack)
             succession.started(number, on: host)
             return []
-        case .unstarted(let host, let reason):
-            let missing = members.filter { $0.value.host == host && $0.value.state == .starting }.keys
-                .sorted()
-            return missing.flatMap { lose($0, reason: reason) }
+        case .unstarted(let numbers, let isReachable, let reason):
+            return giveUpUnstarted(numbers, isReachable: isReachable, reason: reason)
         case .lacks(let host, let isReachable):
             return lacks(host, isReachable: isReachable)
         case .caughtUp(let number, let generation):

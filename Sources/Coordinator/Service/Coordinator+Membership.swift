@@ -29,7 +29,13 @@ extension Coordinator {
                 hint: "give the next run more lanes"
             )
         }
-        start(min(room, entry.spec.workers), on: name)
+        let count = min(room, entry.spec.workers)
+        if machine.generation > 0 {
+            start(count, on: name)
+        } else {
+            // Nobody has the state yet that those who join are given.
+            for _ in 0..<count { feed(.lacks(host: name, isReachable: true)) }
+        }
         return nil
     }
 
@@ -48,12 +54,6 @@ extension Coordinator {
             }
             coordinator.join(name)
         }
-    }
-
-    /// A host that a run began without comes in.
-    func joinIfUnstarted(_ name: String) {
-        guard active?.unstarted.remove(name) != nil else { return }
-        if let refusal = join(name), let run = active?.id { tell(run, .note(refusal.message)) }
     }
 
     /// Starts a trainer in the place of one that a host lost.

@@ -72,7 +72,7 @@ extension Coordinator {
     }
 
     /// The trainers of a run that live on a host, with their addresses.
-    private func living(of run: ActiveRun, in status: AgentStatus) -> [Int: String?] {
+    func living(of run: ActiveRun, in status: AgentStatus) -> [Int: String?] {
         let living = status.trainers.filter { $0.run == run.id && $0.attempt == run.attempt && $0.pid != nil }
         return Dictionary(living.map { ($0.member, $0.address) }) { one, _ in one }
     }
@@ -184,8 +184,7 @@ extension Coordinator {
         active?.returning[host] = nil
         missTrainers(of: run, on: host, status, isNewAgent: isNewAgent)
         // A host whose trainers are gone helps again from the next step on.
-        guard active?.attempt == run.attempt else { return }
-        if isNewAgent { joinAfterRest(host) } else { joinIfUnstarted(host) }
+        if isNewAgent, active?.attempt == run.attempt { joinAfterRest(host) }
     }
 
     /// An agent that died took its trainers along, and its successor knows nothing of them.

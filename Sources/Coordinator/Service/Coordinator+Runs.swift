@@ -194,39 +194,70 @@ extension Coordinator {
                 trainerStart(member: member, on: entry, of: active, resume: checkpoint)
             }
             let needs = [active.record.dataset] + (checkpoint.map { [$0] } ?? [])
-            start(starts, on: host, of: active, needs: needs) { $0.beginWithout(host, error: $1) }
+            begin(starts, on: host, of: active, needs: needs)
         }
     }
 
-    /// How long a run that begins waits for a host whose connection was lost.
+    /// How long a run that begins waits for a host that it has lost.
     private static let beginningPatience = Duration.seconds(5)
+    /// How often trainers of a run that begins are tried to be started on a host.
+    private static let beginningTries = 3
 
-    /// The connection to a host was lost: a run that has not begun does so without it when it is not back soon.
-    func lostBeforeBeginning(_ host: String, _ reason: String) {
-        guard let run = active, run.machine?.generation == 0 else { return }
-        after(Self.beginningPatience) { coordinator in
-            guard coordinator.active?.id == run.id, coordinator.active?.attempt == run.attempt,
-                coordinator.active?.machine?.generation == 0, coordinator.hosts[host]?.phase != .ready
-            else { return }
-            coordinator.beginWithout(host, error: CoordinatorError(reason, exitCode: .unreachable))
+    /// Starts the first trainers of a run on a host; the others begin without it when it can't be reached.
+    private func begin(
+        _ starts: [TrainerStart],
+        on host: String,
+        of run: ActiveRun,
+        needs: [Digest],
+        tries: Int = 1
+    ) {
+        start(starts, on: host, of: run, needs: needs) { coordinator, error in
+            guard !coordinator.stillStarting(starts).isEmpty else { return }
+            guard error.exitCode == .unreachable, coordinator.othersMayBegin(without: host) else {
+                return coordinator.fail(run.id, error.message, error.hint, exitCode: error.exitCode)
+            }
+            coordinator.after(Self.beginningPatience) { coordinator in
+                let isBack = coordinator.hosts[host]?.phase == .ready && tries < Self.beginningTries
+                guard isBack, coordinator.active?.id == run.id, coordinator.active?.attempt == run.attempt
+                else { return coordinator.beginWithout(host, of: run, error.message) }
+                // Some may have been started with the answer lost on its way.
+                let status = coordinator.hosts[host]?.status
+                let living = status.map { coordinator.living(of: run, in: $0) } ?? [:]
+                let missing = starts.filter { living[$0.member] == nil }
+                guard !missing.isEmpty else { return }
+                coordinator.begin(missing, on: host, of: run, needs: needs, tries: tries + 1)
+            }
         }
     }
 
-    /// The trainers of a host could not be started: where that is for want of a connection, the others begin without it.
-    private func beginWithout(_ host: String, error: any ExplainedError) {
-        guard let active, let machine = active.machine, machine.generation == 0 else { return }
-        let members = machine.members.values
-        guard members.contains(where: { $0.host == host && $0.state == .starting }) else { return }
-        guard error.exitCode == .unreachable, members.contains(where: { $0.isActive && $0.host != host })
-        else { return fail(active.id, error.message, error.hint, exitCode: error.exitCode) }
+    /// The connection to a host was lost: a run does not wait long for trainers that were not started there yet.
+    func lostBeforeBeginning(_ host: String, _ reason: String) {
+        guard let run = active, run.machine?.generation == 0, othersMayBegin(without: host) else { return }
+        after(Self.beginningPatience) { coordinator in
+            guard coordinator.hosts[host]?.phase != .ready else { return }
+            coordinator.beginWithout(host, of: run, reason)
+        }
+    }
+
+    private func othersMayBegin(without host: String) -> Bool {
+        active?.machine?.members.values.contains { $0.isActive && $0.host != host } ?? false
+    }
+
+    /// Gives up the trainers that a host did not start, while the run has not begun.
+    private func beginWithout(_ host: String, of run: ActiveRun, _ reason: String) {
+        guard let active, active.id == run.id, active.attempt == run.attempt, let machine = active.machine,
+            machine.generation == 0, othersMayBegin(without: host)
+        else { return }
+        let unstarted = machine.members.filter { number, member in
+            member.host == host && member.state == .starting && !active.begun.contains(number)
+        }
+        guard !unstarted.isEmpty else { return }
         let news =
-            "\(error.message) before its trainers were started: the others begin, and it joins when it is back"
+            "\(reason) before its trainers were started: the others begin, and it joins when it is back"
         log("membership", news, run: active.id, host: host)
         tell(active.id, .note(news))
-        self.active?.unstarted.insert(host)
-        feed(.unstarted(host: host, reason: error.message))
-        // One that only failed to take the data is asked again.
-        after(.seconds(1)) { if $0.hosts[host]?.phase == .ready { $0.joinIfUnstarted(host) } }
+        let isReachable = hosts[host]?.phase == .ready
+        feed(.unstarted(members: unstarted.keys.sorted(), isReachable: isReachable, reason: reason))
     }
 
     /// What a trainer of the run is told at its start.
@@ -296,8 +327,15 @@ extension Coordinator {
                         guard coordinator.active?.id == id, coordinator.active?.attempt == attempt else {
                             return
                         }
+                        // Some may have been given up meanwhile.
+                        let starts = coordinator.stillStarting(starts)
                         session.perform(
-                            { control in for start in starts { try control.call(.train(start)) } },
+                            { control in
+                                for start in starts {
+                                    try control.call(.train(start))
+                                    mailbox.put(.resume { $0.began(start) })
+                                }
+                            },
                             failed: failed
                         )
                     }
@@ -305,6 +343,17 @@ extension Coordinator {
             },
             failed: failed
         )
+    }
+
+    /// Those of some trainers that are waited for.
+    private func stillStarting(_ starts: [TrainerStart]) -> [TrainerStart] {
+        starts.filter { active?.machine?.members[$0.member]?.state == .starting }
+    }
+
+    /// A host says that a trainer was started.
+    private func began(_ start: TrainerStart) {
+        guard active?.id == start.run, active?.attempt == start.attempt else { return }
+        active?.begun.insert(start.member)
     }
 
     /// One thread a lane, and no more than the host's share of cores for each worker.
@@ -448,7 +497,7 @@ extension Coordinator {
         run.isRecovered = false
         run.early = []
         run.returning = [:]
-        run.unstarted = []
+        run.begun = []
         run.isFinishing = false
         run.weights = nil
         let done = read { try $0.run(run.id) }?.steps ?? 0
