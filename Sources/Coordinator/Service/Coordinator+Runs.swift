@@ -252,8 +252,9 @@ extension Coordinator {
             member.host == host && member.state == .starting && !active.begun.contains(number)
         }
         guard !unstarted.isEmpty else { return }
-        let news =
-            "\(reason) before its trainers were started: the others begin, and it joins when it is back"
+        // Islands stay with those who began.
+        let later = machine.isFixed ? "without it" : "and it joins when it is back"
+        let news = "\(reason) before its trainers were started: the others begin, \(later)"
         log("membership", news, run: active.id, host: host)
         tell(active.id, .note(news))
         let isReachable = hosts[host]?.phase == .ready
