@@ -68,6 +68,7 @@ extension RunMachine {
         guard let member = members[number], member.isActive else { return [] }
         members[number]?.state = .gone(reason: reason)
         members[number]?.lanes = LaneSet()
+        present.remove(number)
         if !member.joins { lastLoss = reason }
         // One that came later and never worked: nobody misses it.
         if member.joins, member.state == .starting, generation > 0 { return conclude() }

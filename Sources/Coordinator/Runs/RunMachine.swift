@@ -157,6 +157,8 @@ struct RunMachine: Sendable {
     var dismissed: Set<Int> = []
     /// Members that would be, were there somebody who has the state.
     var strays: Set<Int> = []
+    /// Members that were heard of since they were lost, if they were.
+    var present: Set<Int> = []
     /// Members that were given up before they began.
     var unstarted: Set<Int> = []
     /// Hosts in the order in which they should hold lane 0.
@@ -299,6 +301,7 @@ struct RunMachine: Sendable {
             return []
         case .exited(let number, let end):
             succession.note(.exited(end), of: number)
+            present.remove(number)
             guard let member = members[number], member.isActive else { return retry() }
             if member.state == .finished { return conclude() }
             if failure == nil, generation == 0, end.signal == nil {
@@ -370,16 +373,19 @@ struct RunMachine: Sendable {
                 }
                 if let address { members[number]?.lastAddress = address }
                 dismissed.remove(number)
+                present.insert(number)
             }
             resumeComebacks(on: host)
             return (revive(living.keys.sorted()) ?? []) + dismissStrays(of: living.keys.sorted())
         case .accepted(let plan, let member, let reason):
             let isNews = !succession.knows(plan.view)
             succession.note(.accepted(plan, reason: reason), of: member)
-            return adopt(plan, reason, isNews: isNews)
+            present.insert(member)
+            return adopt(plan, reason, isNews: isNews) + (revive(present.sorted()) ?? [])
         case .opening(let number, let generation, let mark):
             succession.note(.opening(generation: generation, mark: mark), of: number)
-            return retry()
+            present.insert(number)
+            return revive(present.sorted()) ?? retry()
         case .refused(let number, let generation, let mark, let promised):
             let report = TrainerReport.refused(
                 generation: generation,
@@ -388,7 +394,9 @@ struct RunMachine: Sendable {
                 reason: ""
             )
             succession.note(report, of: number)
-            return refused(upTo: promised)
+            present.insert(number)
+            // A generation that can't take effect any more is no reason to keep anybody out.
+            return refused(upTo: promised) + (revive(present.sorted()) ?? [])
         case .confirmed(let generation, let mark):
             succession.confirmed(generation, mark: mark)
             return retry()
