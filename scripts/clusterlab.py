@@ -128,6 +128,46 @@ class Quota:
         self.group.rmdir()
 
 
+class SickDisk:
+    """While it lasts, what a process asks its disk to keep takes long (`delay`, seconds) or fails (`error`, as EIO), by strace."""
+
+    CALLS = "fsync,fdatasync"
+
+    def __init__(self, pid, log, delay=None, error=None):
+        how = f"delay_enter={int(delay * 1e6)}" if error is None else f"error={error}"
+        self.log = log
+        self.command = ["strace", "-f", "-qq", "-p", str(pid), "-e", f"trace={self.CALLS}", "-e", f"inject={self.CALLS}:{how}"]
+
+    def hits(self):
+        """How many calls it hit so far."""
+        return self.log.read_text().count("sync(")
+
+    def __enter__(self):
+        try:
+            # Not to a file of its own: that it would fill by the block.
+            with open(self.log, "w", encoding="utf-8") as log:
+                self.tracer = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=log)
+        except FileNotFoundError as error:
+            raise NotHere("there is no strace") from error
+        try:
+            wait_for("the first call", lambda: self.tracer.poll() is not None or self.hits())
+        except Failure:
+            self.__exit__(None, None, None)
+            raise
+        if self.tracer.poll() is not None and not self.hits():
+            raise NotHere(f"strace may not look at processes ({self.tracer.returncode}: {self.log.read_text().strip()})")
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.tracer.terminate()
+        try:
+            self.tracer.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            # It waits for threads of a process that has ended, which wait for it.
+            self.tracer.kill()
+            self.tracer.wait()
+
+
 class NotHere(Exception):
     """Something that a part needs, and that this machine does not have or allow."""
 
