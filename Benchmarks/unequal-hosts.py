@@ -13,9 +13,7 @@ import argparse
 import contextlib
 import os
 import pathlib
-import random
 import statistics
-import struct
 import subprocess
 import sys
 import time
@@ -28,15 +26,6 @@ RUN = {
     "model": "{ type: simple_cnn, channels: [32, 64], hidden: 128 }", "batch": str(BATCH), "lanes": str(LANES), "epochs": "100000",
     "split": "{ validation: 0.01 }", "keep": "{ best: 1, latest: 1 }",
 }
-
-
-def made_images(folder):
-    """An IDX folder of noise: what is learned does not matter here."""
-    folder.mkdir()
-    chance = random.Random(1)
-    (folder / "made-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, IMAGES, 28, 28) + chance.randbytes(IMAGES * 784))
-    (folder / "made-labels-idx1-ubyte").write_bytes(
-        struct.pack(">2I", 0x801, IMAGES) + bytes(number % 10 for number in range(IMAGES)))
 
 
 def pin(pid, core):
@@ -97,9 +86,8 @@ def main():
     fractions = []
     with Lab("unequal-a") as first, Lab("unequal-b") as second:
         for lab in (first, second):
-            made_images(lab.folder / "made")
             lab.write(lab.host("a", 1))
-            lab.coord("data", "add", "made", lab.folder / "made")
+            lab.noise("made", IMAGES)
         for number in range(1, options.rounds + 1):
             (a, b), _ = speeds([(first, "a"), (second, "b")], cores, options.seconds)
             (both,), lanes = speeds([(first, "ab")], cores, options.seconds)
