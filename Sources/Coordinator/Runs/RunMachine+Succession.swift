@@ -89,13 +89,14 @@ extension RunMachine {
         return gone.max() ?? "a host"
     }
 
-    /// Members that were lost for want of news and live: they are needed when nobody goes on without them.
+    /// Members are heard of: those that were lost for want of news are needed when nobody goes on without them.
     ///
-    /// - Returns: nil when they are not.
-    mutating func revive(_ numbers: [Int]) -> [Action]? {
+    /// - Returns: nil when nobody comes back.
+    mutating func heard(of numbers: [Int]) -> [Action]? {
+        present.formUnion(numbers)
         guard parkedFor != nil else { return nil }
         var hosts: Set<String> = []
-        for number in numbers where mayComeBack(number) {
+        for number in present.sorted() where mayComeBack(number) {
             guard let member = members[number], !member.isActive, let address = member.lastAddress
             else { continue }
             members[number]?.state = .listening(address: address)

@@ -322,7 +322,7 @@ struct RunMachine: Sendable {
             succession.left(number)
             return conclude()
         case .peerLost(let reporter, let generation, let lost, let isSilent, let reason):
-            if let revived = revive([reporter]) { return revived }
+            if let revived = heard(of: [reporter]) { return revived }
             guard generation == self.generation, members[reporter]?.isActive == true else { return [] }
             let isRelayed = lost.map { self.isRelayed(reporter, $0) } ?? false
             if let lost, isSilent, !isRelayed, let member = members[lost], member.state != .finished {
@@ -373,19 +373,16 @@ struct RunMachine: Sendable {
                 }
                 if let address { members[number]?.lastAddress = address }
                 dismissed.remove(number)
-                present.insert(number)
             }
             resumeComebacks(on: host)
-            return (revive(living.keys.sorted()) ?? []) + dismissStrays(of: living.keys.sorted())
+            return (heard(of: living.keys.sorted()) ?? []) + dismissStrays(of: living.keys.sorted())
         case .accepted(let plan, let member, let reason):
             let isNews = !succession.knows(plan.view)
             succession.note(.accepted(plan, reason: reason), of: member)
-            present.insert(member)
-            return adopt(plan, reason, isNews: isNews) + (revive(present.sorted()) ?? [])
+            return adopt(plan, reason, isNews: isNews) + (heard(of: [member]) ?? [])
         case .opening(let number, let generation, let mark):
             succession.note(.opening(generation: generation, mark: mark), of: number)
-            present.insert(number)
-            return revive(present.sorted()) ?? retry()
+            return heard(of: [number]) ?? retry()
         case .refused(let number, let generation, let mark, let promised):
             let report = TrainerReport.refused(
                 generation: generation,
@@ -394,9 +391,8 @@ struct RunMachine: Sendable {
                 reason: ""
             )
             succession.note(report, of: number)
-            present.insert(number)
             // A generation that can't take effect any more is no reason to keep anybody out.
-            return refused(upTo: promised) + (revive(present.sorted()) ?? [])
+            return refused(upTo: promised) + (heard(of: [number]) ?? [])
         case .confirmed(let generation, let mark):
             succession.confirmed(generation, mark: mark)
             return retry()
