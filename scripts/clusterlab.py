@@ -472,6 +472,10 @@ class Ledger:
         """When its steps were reported, in order; seconds since 1970, within a tenth of a second."""
         return [row["time"] for row in self._of_latest("time", "step_metrics", "step")]
 
+    def epochs(self):
+        """Its epochs' rows, in order: training and validation loss and accuracy."""
+        return self._of_latest("epoch, step, train_loss, train_accuracy, val_loss, val_accuracy", "epoch_metrics", "epoch")
+
     def generations(self):
         """Its generations: number, time (seconds since 1970), reason."""
         return [tuple(row.values()) for row in self._of_latest("number, time, reason", "generations", "number")]

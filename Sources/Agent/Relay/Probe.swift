@@ -18,8 +18,8 @@ final class ProbeListener: Sendable {
     let token: [UInt8]
 
     private static let limit = 64
-    /// How long one visitor may stay.
-    private static let patience = Duration.seconds(10)
+    /// How long one visitor may stay: it waits until those before it have been measured.
+    private static let patience = Duration.seconds(60)
 
     private let socket: Int32
     private let isOpen = Mutex(true)
@@ -93,8 +93,14 @@ enum Prober {
     fileprivate static let most = 64 << 20
     /// How long reaching a place may take.
     private static let patience = Duration.seconds(2)
-    /// How long bytes are counted.
+    /// How long bytes are counted, at least; and in round trips, since what comes behind a lost packet comes at once.
     private static let counted = Duration.milliseconds(250)
+    private static let trips = 12
+    /// Round trips before they are counted: a connection begins with ten packets a round trip and doubles them until
+    /// the link is full (RFC 6928, RFC 9438); 80 ms away that takes longer than the count itself.
+    private static let settling = 8
+    /// The longest of both, however far the place is.
+    private static let longest = Duration.seconds(1)
 
     /// Reaches all places at once, then measures one after another.
     static func run(_ targets: [(target: ProbeTarget, address: String?)]) -> [ProbeResult] {
@@ -138,7 +144,7 @@ enum Prober {
             guard socket.write([echo]), socket.read(1) != nil else { return failed("it stopped answering") }
             best = min(best, .now - begin)
         }
-        let speed = found.turn.withLock { _ in count(descriptor) }
+        let speed = found.turn.withLock { _ in count(descriptor, best) }
         return ProbeResult(
             host: target.host,
             problem: nil,
@@ -147,14 +153,20 @@ enum Prober {
         )
     }
 
-    /// Bytes a second over a quarter of a second, from the first one on.
-    private static func count(_ descriptor: Int32) -> Double {
+    /// Bytes a second, once the connection has found out what its link carries.
+    private static func count(_ descriptor: Int32, _ roundTrip: Duration) -> Double {
         let socket = TimedSocket(descriptor, deadline: .now + patience)
         guard socket.write([flood]), let first = socket.read(1) else { return 0 }
-        var count = first.count
-        let begin = ContinuousClock.now
-        let measured = TimedSocket(descriptor, deadline: begin + counted)
-        while count < most, let some = measured.readSome() { count += some }
+        var (all, count) = (first.count, first.count)
+        var begin = ContinuousClock.now
+        let settled = begin + min(roundTrip * settling, longest)
+        var isSettled = false
+        let measured = TimedSocket(descriptor, deadline: settled + min(max(counted, roundTrip * trips), longest))
+        while all < most, let some = measured.readSome() {
+            all += some
+            count += some
+            if !isSettled, ContinuousClock.now >= settled { (isSettled, count, begin) = (true, 0, .now) }
+        }
         let seconds = (ContinuousClock.now - begin) / .seconds(1)
         return seconds > 0 ? Double(count) / seconds : 0
     }
