@@ -106,14 +106,22 @@ def measure(chaos, minutes, every):
     return begin, time.time(), faults, loads, seen
 
 
-def lost(seconds, stretch=500):
-    """Seconds in steps that took more than ten times as long as is usual around them, beyond the usual."""
-    total = 0
+def long_steps(seconds, times, stretch=500):
+    """When steps ended that took more than ten times as long as is usual around them, and how many seconds beyond the usual."""
+    found = []
     for first in range(0, len(seconds), stretch):
         near = seconds[first:first + stretch]
         usual = statistics.median(near)
-        total += sum(took - usual for took in near if took > 10 * usual)
-    return total
+        found += [(moment, took - usual) for took, moment in zip(near, times[first:]) if took > 10 * usual]
+    return found
+
+
+def by_kind(found, faults):
+    """Seconds in long steps for each kind of fault: all since one struck and before the next one, for each time."""
+    sums = {kind: [] for _, kind in faults}
+    for (begin, kind), (end, _) in zip(faults, [*faults[1:], (float("inf"), "")]):
+        sums[kind].append(sum(beyond for moment, beyond in found if begin <= moment < end))
+    return ", ".join(f"{kind} {statistics.mean(all_of_it):.2f} s ({max(all_of_it):.2f} at most)" for kind, all_of_it in sums.items())
 
 
 def rate(times, spans):
@@ -153,11 +161,13 @@ def main():
         times = chaos.ledger.times()
         quiet = [(moment - options.every / 3, moment) for moment, _ in faults]
         whole, calm = rate(times, [(begin, end)]), rate(times, quiet)
-        held_up = lost([took for took, moment in zip(chaos.ledger.steps().values(), times) if begin <= moment < end])
+        during = [(took, moment) for took, moment in zip(chaos.ledger.steps().values(), times) if begin <= moment < end]
+        found = long_steps(*zip(*during))
+        held_up = sum(beyond for _, beyond in found)
         print(f"{len(faults)} faults ({', '.join(kind for _, kind in faults)}): {whole:.2f} steps/s over all, {calm:.2f} in quiet seconds: "
               f"{100 * whole / calm:.1f} %; {held_up:.1f} s of {end - begin:.0f} lost in long steps: {100 - 100 * held_up / (end - begin):.1f} % "
               f"are left (load {statistics.median(loads):.1f}, "
-              f"{statistics.mean(seen):.2f} of {options.hosts} trainers on average)", flush=True)
+              f"{statistics.mean(seen):.2f} of {options.hosts} trainers on average)\nlost for each fault: {by_kind(found, faults)}", flush=True)
         wait_for("the end", lambda: chaos.ledger.run()["state"] != "running", options.minutes * 60 * options.spare + 300)
         ended, samples = lab.run(), chaos.ledger.samples()
         check(ended["state"] == "finished", f"the run is {ended['state']}: {ended['message']}")

@@ -170,6 +170,36 @@ class SickDisk:
             self.tracer.wait()
 
 
+class FailingDisk:
+    """A small disk of its own at a folder, which is mounted to be read only once it fails, as the kernel does with a bad one."""
+
+    def __init__(self, image, folder):
+        self.image, self.folder = image, folder
+        try:
+            subprocess.run(["truncate", "-s", "200M", str(image)], check=True)
+            subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+            self._mount()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NotHere(f"no small disk can be made ({error})") from error
+
+    def _mount(self):
+        subprocess.run(["mount", "-o", "loop,errors=remount-ro", str(self.image), str(self.folder)], check=True, capture_output=True)
+
+    def fail(self):
+        device = subprocess.run(
+            ["findmnt", "-no", "SOURCE", str(self.folder)], check=True, capture_output=True, text=True).stdout.strip()
+        pathlib.Path("/sys/fs/ext4", pathlib.Path(device).name, "trigger_fs_error").write_text("1")
+
+    def mend(self):
+        """Whoever uses it must have ended."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        subprocess.run(["fsck.ext4", "-fy", str(self.image)], check=False, capture_output=True)
+        self._mount()
+
+    def remove(self):
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+
 class NotHere(Exception):
     """Something that a part needs, and that this machine does not have or allow."""
 
