@@ -4,7 +4,7 @@
 One run through a fault every 29 seconds: how much of the undisturbed throughput is left, and whether every sample counted once.
 
   kill         kill -9 of a trainer; its host starts another one after a rest, which joins
-  stop         SIGSTOP of a trainer for 5 s: it is left out after 1 s
+  stop         SIGSTOP of a trainer for 5 s: it is left out after 0.9 s
   partition    a trainer's links carry nothing for 4 s (coord drill)
   coordinator  kill -9 of the coordinator; the next one comes 3 s later
 

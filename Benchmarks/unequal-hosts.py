@@ -50,7 +50,8 @@ def rival(core):
 
 
 def speeds(labs, cores, seconds):
-    """Samples/s of runs that train at the same time, one on the named hosts of each lab, once their lanes lie well; and their lanes."""
+    """Samples/s of runs that train at the same time, one on the named hosts of each lab, once their lanes lie well; their lanes; and
+    how many steps each made from when b was slowed until its lanes moved, None where they did not."""
     ups = []
     with contextlib.ExitStack() as ending:
         for lab, hosts in labs:
@@ -63,6 +64,7 @@ def speeds(labs, cores, seconds):
             wait_for("steps", lambda: (ledger.run() or {}).get("id") != (before or {}).get("id") and ledger.run()["steps"] > 1)
             for name in hosts:
                 pin(worker(lab, name), cores[name])
+        slowed = time.time()
         with rival(cores["b"]):
             # Lanes may have moved before: what was measured then must be over, and a move's rest.
             time.sleep(seconds)
@@ -70,8 +72,15 @@ def speeds(labs, cores, seconds):
             time.sleep(seconds)
             taken = [[took for step, took in ledger.steps().items() if step > before]
                      for (_, _, ledger, _, _), before in zip(ups, first)]
+        moves = [moved(ledger, slowed) for _, _, ledger, _, _ in ups]
         lanes = [[len(worker["lanes"]) for worker in lab.run()["workers"]] for lab, _ in labs]
-    return [len(steps) * BATCH / sum(steps) for steps in taken], lanes
+    return [len(steps) * BATCH / sum(steps) for steps in taken], lanes, moves
+
+
+def moved(ledger, since):
+    """Steps made between a moment and the next move of lanes."""
+    move = next((when for _, when, reason in ledger.generations() if when > since and "lanes follow" in reason), None)
+    return move and sum(since <= when < move for when in ledger.times())
 
 
 def main():
@@ -89,11 +98,11 @@ def main():
             lab.write(lab.host("a", 1))
             lab.noise("made", IMAGES)
         for number in range(1, options.rounds + 1):
-            (a, b), _ = speeds([(first, "a"), (second, "b")], cores, options.seconds)
-            (both,), lanes = speeds([(first, "ab")], cores, options.seconds)
+            (a, b), _, _ = speeds([(first, "a"), (second, "b")], cores, options.seconds)
+            (both,), lanes, moves = speeds([(first, "ab")], cores, options.seconds)
             fractions.append(both / (a + b))
             print(f"round {number}: a {a:.0f} samples/s, b with half of its core {b:.0f}, together {both:.0f} with lanes "
-                  f"{lanes[0]}: {fractions[-1]:.3f} of the sum, load {os.getloadavg()[0]:.1f}", flush=True)
+                  f"{lanes[0]}, moved after {moves[0]} steps: {fractions[-1]:.3f} of the sum, load {os.getloadavg()[0]:.1f}", flush=True)
     print(f"median of {options.rounds}: {statistics.median(fractions):.3f} of the summed capacity")
 
 

@@ -74,10 +74,11 @@ extension GenerationPlan {
         return ExchangeLevels.sites(of: members.map { ($0.host, $0.lanes) }, laneCount: laneCount)
     }
 
-    /// How long a member may say nothing while an operation waits for it: 1 s on one machine or local network, else 3 s.
+    /// How long a member may say nothing while an operation waits for it: 0.9 s on one machine or local network, else
+    /// 3 s.
     ///
     /// A matter of the whole generation, so that nobody is given up by one member and waited for by another. A sign of
-    /// life comes each 0.2 s, so a pause of half a second is ridden out everywhere; a longer line may lose a few packets
+    /// life comes each 0.1 s, so a pause of half a second is ridden out everywhere; a longer line may lose a few packets
     /// in a row, which TCP sends again only after a second or more.
     public var silenceLimit: Duration {
         let hosts = Set(members.map(\.host)).sorted()
@@ -86,7 +87,7 @@ extension GenerationPlan {
                 routes.contains { $0.first == hosts[index] && $0.second == other && $0.isLocal }
             }
         }
-        return isNear ? .seconds(1) : .seconds(3)
+        return isNear ? .milliseconds(900) : .seconds(3)
     }
 
     /// Above this a wire is no limit: what carries the bytes is the processors, which have the gradient to compute.
@@ -187,7 +188,7 @@ public struct ProbeResult: Codable, Sendable, Hashable {
     public var problem: String?
     /// The shortest round trip of a byte; unit: seconds.
     public var roundTrip: Double
-    /// How fast bytes came, over at most a quarter of a second.
+    /// How fast bytes came, once the connection was at speed.
     public var bytesPerSecond: Double
 
     /// All fields.

@@ -101,11 +101,13 @@ import Testing
         let (forecast, reason) = pair(rate).choose()
         #expect(forecast.exchange.kind == kind, "\(reason)")
         #expect(1 - forecast.efficiency <= 0.25)
+        #expect(!reason.contains("alone"))
     }
 
     @Test func onTheSlowestLinksTheFastestWayWins() {
         let (forecast, reason) = pair(1000).choose()
         #expect(forecast.exchange.kind == .powersgd || forecast.exchange.kind == .diloco)
         #expect(reason.contains("no way"))
+        #expect(reason.contains(" alone 1000"), "\(reason)")
     }
 }

@@ -543,7 +543,7 @@ final class SimTrainer {
         advance(group)
     }
 
-    /// Looks for silence, as the group's thread does each 200 ms.
+    /// Looks for silence, as the group's thread does more often.
     private func look(_ group: SimGroup) {
         guard isAlive, self.group === group, group.isRunning else { return }
         for (rank, peer) in group.view.members.enumerated() where rank != group.rank {

@@ -93,14 +93,13 @@ enum Prober {
     fileprivate static let most = 64 << 20
     /// How long reaching a place may take.
     private static let patience = Duration.seconds(2)
-    /// How long bytes are counted, at least; and in round trips, since what comes behind a lost packet comes at once.
-    private static let counted = Duration.milliseconds(250)
-    private static let trips = 12
-    /// Round trips before they are counted: a connection begins with ten packets a round trip and doubles them until
+    /// Round trips before bytes are counted: a connection begins with ten packets a round trip and doubles them until
     /// the link is full (RFC 6928, RFC 9438); 80 ms away that takes longer than the count itself.
     private static let settling = 8
-    /// The longest of both, however far the place is.
-    private static let longest = Duration.seconds(1)
+    /// Bytes are counted in so many spans of a round trip, but neither shorter nor longer than this.
+    private static let spans = 12
+    private static let shortest = Duration.milliseconds(20)
+    private static let longest = Duration.milliseconds(100)
 
     /// Reaches all places at once, then measures one after another.
     static func run(_ targets: [(target: ProbeTarget, address: String?)]) -> [ProbeResult] {
@@ -154,21 +153,27 @@ enum Prober {
     }
 
     /// Bytes a second, once the connection has found out what its link carries.
+    ///
+    /// The median over the spans: what was held up behind a lost packet comes at once when that is there.
     private static func count(_ descriptor: Int32, _ roundTrip: Duration) -> Double {
         let socket = TimedSocket(descriptor, deadline: .now + patience)
         guard socket.write([flood]), let first = socket.read(1) else { return 0 }
-        var (all, count) = (first.count, first.count)
-        var begin = ContinuousClock.now
-        let settled = begin + min(roundTrip * settling, longest)
-        var isSettled = false
-        let measured = TimedSocket(descriptor, deadline: settled + min(max(counted, roundTrip * trips), longest))
+        let begin = ContinuousClock.now
+        let span = min(max(roundTrip, shortest), longest)
+        let settled = begin + min(roundTrip, longest) * settling
+        let measured = TimedSocket(descriptor, deadline: settled + span * spans)
+        var all = first.count
+        var counts = [Int](repeating: 0, count: spans)
         while all < most, let some = measured.readSome() {
             all += some
-            count += some
-            if !isSettled, ContinuousClock.now >= settled { (isSettled, count, begin) = (true, 0, .now) }
+            let past = ContinuousClock.now - settled
+            if past >= .zero, past < span * spans { counts[Int(past / span)] += some }
         }
-        let seconds = (ContinuousClock.now - begin) / .seconds(1)
-        return seconds > 0 ? Double(count) / seconds : 0
+        let end = ContinuousClock.now
+        let whole = min(spans, Int(max(0, (end - settled) / span)))
+        // So fast that all was there before a span was over.
+        guard whole > 0 else { return Double(all) / max(1e-9, (end - begin) / .seconds(1)) }
+        return Double(counts[..<whole].sorted()[whole / 2]) / (span / .seconds(1))
     }
 }
 

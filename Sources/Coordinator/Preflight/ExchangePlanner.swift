@@ -122,19 +122,30 @@ public struct ExchangePlanner: Hashable, Sendable, Codable {
         }
     }
 
-    /// What `auto` takes: `sync` while that is good enough, else the most exact way that is, else the fastest.
+    /// What `auto` takes: `sync` while that is good enough, else the most exact way that is, else the fastest; and why, with
+    /// the host that would be faster alone, if there is one.
     public func choose() -> (forecast: Forecast, reason: String) {
         let table = table()
         let limit = Self.tolerated
         func share(_ forecast: Forecast) -> String { "\(Int((100 * (1 - forecast.efficiency)).rounded())) %" }
         if let good = table.first(where: { 1 - $0.efficiency <= limit }) {
             let first = good.exchange.kind == .sync ? "" : "sync would take \(share(table[0])); "
-            return (good, "\(first)the exchange takes \(share(good)) of a step")
+            return (good, "\(first)the exchange takes \(share(good)) of a step\(alone(good))")
         }
         guard let best = table.max(by: { $0.efficiency < $1.efficiency }) else {
             preconditionFailure("no way to exchange")
         }
-        return (best, "no way takes less than a quarter of a step; this one takes \(share(best))")
+        let reason = "no way takes less than a quarter of a step; this one takes \(share(best))"
+        return (best, reason + alone(best))
+    }
+
+    /// A host that would be faster by itself than all of them together: words to that effect.
+    private func alone(_ together: Forecast) -> String {
+        let speed = Double(batch) / together.stepSeconds
+        guard let fastest = hosts.max(by: { $0.samplesPerSecond < $1.samplesPerSecond }),
+            hosts.count > 1, fastest.samplesPerSecond > speed
+        else { return "" }
+        return "; that makes \(Int(speed)) samples/s, \(fastest.name) alone \(Int(fastest.samplesPerSecond))"
     }
 
     /// What one way would cost.
