@@ -3,7 +3,8 @@
 
 Trains `mlp` 784-512-256-10 and `simple_cnn` (1x28x28) data-parallel with 2 processes of 1 thread each, global batch 64,
 AdamW, `lanes: 2`: by turns with `coord-bench train` and with PyTorch DistributedDataParallel over Gloo, and both alone
-with 1 process; `coord` exchanges through memory, as workers of one machine do, `tcp` is the same over loopback TCP. Prints the medians of a step, the ratios, and the scaling efficiency from 1 to 2 workers.
+with 1 process; `coord` exchanges through memory, as workers of one machine do, `tcp` is the same over loopback TCP. Prints the medians of a step, the ratios, and the scaling efficiency from 1 to 2 workers;
+beside it what these cores allow: two trainings of 1 worker at the same time that know nothing of each other.
 
 Needs `swift build -c release` of coord-bench and, in the Python that runs this, `pip install torch` (CPU).
 """
@@ -48,6 +49,14 @@ def ours(bench, model, members, way="memory"):
     ports = free_ports(members)
     return median_of_first(
         [[bench, "train", rank, model, STEPS[model], way, *ports] for rank in range(members)],
+        dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")),
+    )
+
+
+def apart(bench, model):
+    """Two trainings of one worker each at the same time: cores of one machine slow each other down, whatever they do."""
+    return median_of_first(
+        [[bench, "train", 0, model, STEPS[model], "memory", port] for port in free_ports(2)],
         dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")),
     )
 
@@ -112,6 +121,7 @@ def main():
     for model in STEPS:
         seen = {}
         for _ in range(options.rounds):
+            seen.setdefault("apart", []).append(apart(options.bench, model))
             for members in (2, 1):
                 seen.setdefault(("coord", members), []).append(ours(options.bench, model, members))
                 seen.setdefault(("tcp", members), []).append(ours(options.bench, model, members, "tcp"))
@@ -121,6 +131,7 @@ def main():
             efficiency = middle[who, 1] / middle[who, 2] / 2
             print(f"{model}  {who:5}  1 worker {middle[who, 1] * 1000:7.2f} ms  2 workers {middle[who, 2] * 1000:7.2f} ms  "
                   f"scaling efficiency {efficiency:.2f}")
+        print(f"{model}  two apart at once {middle['apart'] * 1000:.2f} ms: these cores allow {middle['coord', 1] / middle['apart']:.2f}")
         print(f"{model}  coord over TCP / coord with 2 workers {middle['tcp', 2] / middle['coord', 2]:.2f}x")
         print(f"{model}  ddp/coord with 2 workers {middle['ddp', 2] / middle['coord', 2]:.2f}x, "
               f"with 1 worker {middle['ddp', 1] / middle['coord', 1]:.2f}x  (medians of {options.rounds} rounds, "

@@ -20,8 +20,9 @@ struct SimulationTests {
 
     /// Schedules that found what was wrong in the machines that ship.
     @Test(
-        arguments: [400_661, 405_618, 408_441, 409_356, 1_004_159, 1_085_123, 1_576_278, 30_023_668]
-            as [UInt64]
+        arguments: [
+            400_661, 405_618, 408_441, 409_356, 1_004_159, 1_085_123, 1_576_278, 30_023_668, 50_279_613,
+        ] as [UInt64]
     )
     func whatWentWrongOnceHolds(seed: UInt64) {
         #expect(Schedule.play(seed: seed).violation == nil)

@@ -346,8 +346,9 @@ struct RunMachine: Sendable {
             return lacks(host, isReachable: isReachable)
         case .caughtUp(let number, let generation):
             guard let member = members[number], member.isActive else { return [] }
-            // From now on it can be behind the others, whichever generation is in force.
+            // From now on it can be behind the others: it has the state of that generation, whichever is in force now.
             members[number]?.joins = false
+            members[number]?.entered = generation
             guard generation == self.generation, learners.contains(number) else { return [] }
             return next("\(member.host) \(member.isBack ? "is back at work" : "joined")", rebalances: true)
         case .unsupplied(let number, let reason):
