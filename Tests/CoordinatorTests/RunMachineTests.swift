@@ -331,6 +331,34 @@ import Wire
         #expect(next.members.map(\.lanes.count) == [2, 2, 0])
     }
 
+    /// Found by the simulator: it refused every generation, and was named in each.
+    @Test func whoCaughtUpWithAGenerationThatTheOthersReplacedIsLeftOut() throws {
+        var machine = try running(["a", "b", "c"])
+        _ = machine.handle(.joining(member: 3, host: "d"), now: start)
+        let joining = try plan(machine.handle(.listening(member: 3, address: "x:7"), now: start))
+        // The members made one without it.
+        var alone = joining
+        alone.number = 3
+        alone.members.removeLast()
+        alone.joiners = []
+        alone.basis = GenerationBasis(mark: 77, follows: [.init(joining.view)], left: [])
+        for member in 0..<3 {
+            _ = machine.handle(.accepted(alone, by: member, reason: "lost 3"), now: start)
+        }
+        let again = try plan(machine.handle(.routed([], here: []), now: start))
+        #expect(again.joiners == [3])
+        #expect(machine.handle(.caughtUp(member: 3, generation: 2), now: start).isEmpty)
+        let refused = RunMachine.Event.refused(
+            member: 3,
+            generation: 4,
+            mark: again.view.mark,
+            promised: 4
+        )
+        #expect(machine.handle(refused, now: start).isEmpty)
+        let actions = machine.handle(.tick, now: try #require(machine.deadline))
+        #expect(try plan(actions).members.map(\.member) == [0, 1, 2])
+    }
+
     @Test func whoCaughtUpInAGenerationThatIsOverGetsLanesWithTheNextOne() throws {
         var machine = try running(["a", "b", "b"], lanes: 4)
         _ = machine.handle(.joining(member: 3, host: "c"), now: start)
