@@ -13,6 +13,8 @@ struct Succession: Sendable {
         var left: Set<Int>
         var accepted: [UInt64: Set<Int>]
         var hosts: [Int: String]
+        /// Nil in what older builds wrote.
+        var ended: Set<Int>?
     }
 
     typealias QuorumRule = @Sendable (GenerationView, Set<Int>, Set<Int>) -> Bool
@@ -21,6 +23,8 @@ struct Succession: Sendable {
     private(set) var follows: [GenerationBasis.Followed] = []
     /// Members whose end was reported by their own agent, or declared by a person.
     private(set) var left: Set<Int> = []
+    /// Those of them whose process is over: they accept nothing more, and all that they had accepted was reported before.
+    private var ended: Set<Int> = []
     /// Where members are.
     private(set) var hosts: [Int: String] = [:]
     /// Who reported that it accepted a proposal, by the proposal's mark.
@@ -33,11 +37,12 @@ struct Succession: Sendable {
     /// Goes on from what the registry kept.
     mutating func take(_ kept: Kept) {
         (follows, left, accepted, hosts) = (kept.follows, kept.left, kept.accepted, kept.hosts)
+        ended = kept.ended ?? []
     }
 
     /// For the registry.
     func kept(attempt: Int) -> Kept {
-        Kept(attempt: attempt, follows: follows, left: left, accepted: accepted, hosts: hosts)
+        Kept(attempt: attempt, follows: follows, left: left, accepted: accepted, hosts: hosts, ended: ended)
     }
 
     /// A member that nobody has heard of yet is started: no other process gets its number.
@@ -45,6 +50,8 @@ struct Succession: Sendable {
 
     /// A generation that was proposed, by whomever.
     mutating func proposed(_ plan: GenerationPlan) {
+        // Who was dead already when it became known never accepted it.
+        defer { for member in ended { vowed(member) { _ in true } } }
         for member in plan.members { hosts[member.member] = member.host }
         left.formUnion(plan.basis?.left ?? [])
         let known = plan.basis?.follows ?? []
@@ -80,25 +87,28 @@ struct Succession: Sendable {
         case .accepted(let plan, _):
             proposed(plan)
             accepted(plan.view.mark, by: member)
-            vowed(member, upTo: plan.number)
+            vowed(member) { $0.number <= plan.number }
         case .opening(let number, let mark):
             accepted(mark, by: member)
-            vowed(member, upTo: number)
-        case .refused(_, _, let promised, _): vowed(member, upTo: promised)
+            vowed(member) { $0.number <= number }
+        case .refused(_, let mark, let promised, _):
+            // The highest number may be promised to another member, whose proposal this one can still accept.
+            vowed(member) { $0.number < promised || $0.mark == mark }
         case .confirmed(let number, let mark): confirmed(number, mark: mark)
         case .exited:
             left(member)
-            vowed(member, upTo: .max)
+            ended.insert(member)
+            vowed(member) { _ in true }
         case .finished: left(member)
         default: break
         }
     }
 
-    /// A member vowed to accept nothing up to a number any more; all that it had accepted was reported before.
-    private mutating func vowed(_ member: Int, upTo number: Int) {
+    /// A member will never accept what it has not accepted yet of these; all that it had accepted was reported before.
+    private mutating func vowed(_ member: Int, never isRefused: (GenerationView) -> Bool) {
         for index in follows.indices.dropFirst() {
             let view = follows[index].view
-            guard view.number <= number, view.ids.contains(member) else { continue }
+            guard isRefused(view), view.ids.contains(member) else { continue }
             if accepted[view.mark]?.contains(member) != true { follows[index].isVoid = true }
         }
     }
