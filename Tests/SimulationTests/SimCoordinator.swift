@@ -338,15 +338,20 @@ final class SimCoordinator {
                 heard(event.member, event.report)
             }
         }
-        feed(.returned(host: "h\(host)", members: living(on: agent)))
+        feed(returned(agent))
         if let plan { request(host) { $0.announce(plan) } }
         guard isNew else { return }
         for trainer in agent.members { feed(.exited(member: trainer.member, end: Self.agentEnded)) }
         joinAfterRest(host)
     }
 
-    private func living(on agent: SimAgent) -> [Int: String?] {
-        agent.members.filter(\.isAlive).reduce(into: [:]) { $0[$1.member] = "m\($1.member)" }
+    private func returned(_ agent: SimAgent) -> RunMachine.Event {
+        let living = agent.members.filter(\.isAlive)
+        return .returned(
+            host: "h\(agent.host)",
+            members: living.reduce(into: [:]) { $0[$1.member] = "m\($1.member)" },
+            joining: Set(living.filter(\.lacksState).map(\.member))
+        )
     }
 
     /// What is said of a trainer that its host's new agent knows nothing of.
@@ -457,7 +462,7 @@ final class SimCoordinator {
             }
             instances[host] = agent.instance
         }
-        for agent in agents { feed(.returned(host: "h\(agent.host)", members: living(on: agent))) }
+        for agent in agents { feed(returned(agent)) }
         // As `Coordinator.missTrainersBefore`.
         if let machine,
             machine.members.contains(where: { $0.value.joins && !machine.planned.contains($0.key) })

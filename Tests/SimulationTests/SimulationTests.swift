@@ -22,7 +22,7 @@ struct SimulationTests {
     @Test(
         arguments: [
             400_661, 405_618, 408_441, 409_356, 1_004_159, 1_085_123, 1_576_278, 30_023_668, 50_279_613,
-            60_173_390,
+            60_173_390, 70_036_929,
         ] as [UInt64]
     )
     func whatWentWrongOnceHolds(seed: UInt64) {

@@ -53,8 +53,9 @@ struct RunMachine: Sendable {
         case unsupplied(member: Int, reason: String)
         /// A host shall take no part any more; a person's word that it does nothing for the run.
         case leave(host: String)
-        /// A host answers, for the first time or again, and these trainers live there, with the addresses they have.
-        case returned(host: String, members: [Int: String?])
+        /// A host answers, for the first time or again, and these trainers live there, with the addresses they have;
+        /// some of them have nothing of the run yet.
+        case returned(host: String, members: [Int: String?], joining: Set<Int> = [])
         /// The members made a generation themselves, and this one is about to open it.
         case accepted(GenerationPlan, by: Int, reason: String)
         /// A member accepted what was announced.
@@ -363,13 +364,14 @@ struct RunMachine: Sendable {
             for number in parted { succession.left(number) }
             let actions = dismiss(host)
             return actions.isEmpty && !parted.isEmpty ? retry() : actions
-        case .returned(let host, let living):
+        case .returned(let host, let living, let joining):
             for (number, address) in living {
                 if members[number] == nil {
                     // Not in the generation that this coordinator found, and not heard of since.
                     members[number] = Member(
                         host: host,
-                        state: .gone(reason: "\(host): it could not be reached")
+                        state: .gone(reason: "\(host): it could not be reached"),
+                        joins: joining.contains(number)
                     )
                 }
                 if let address { members[number]?.lastAddress = address }

@@ -60,7 +60,7 @@ extension Coordinator {
             return
         }
         if let active, active.machine != nil {
-            feed(.returned(host: name, members: living(of: active, in: status)))
+            feed(returned(name, status, in: active))
             if let plan = self.active?.plan {
                 hosts[name]?.session.perform({ try $0.call(.generation(plan)) }, failed: { _ in })
             }
@@ -75,6 +75,13 @@ extension Coordinator {
     func living(of run: ActiveRun, in status: AgentStatus) -> [Int: String?] {
         let living = status.trainers.filter { $0.run == run.id && $0.attempt == run.attempt && $0.pid != nil }
         return Dictionary(living.map { ($0.member, $0.address) }) { one, _ in one }
+    }
+
+    /// What a host that answers says of a run's trainers there.
+    private func returned(_ host: String, _ status: AgentStatus, in run: ActiveRun) -> RunMachine.Event {
+        let living = living(of: run, in: status)
+        let joining = status.trainers.filter { $0.joins && living[$0.member] != nil }.map(\.member)
+        return .returned(host: host, members: living, joining: Set(joining))
     }
 
     /// Makes the machine of a run that went on without a coordinator, when its hosts have spoken.
@@ -140,7 +147,7 @@ extension Coordinator {
             }
         }
         for (host, status) in statuses where self.active?.attempt == attempt {
-            feed(.returned(host: host, members: living(of: active, in: status)))
+            feed(returned(host, status, in: active))
         }
         missTrainersBefore()
     }
