@@ -45,20 +45,18 @@ def median_of_first(commands, environment):
     return json.loads(outputs[0].splitlines()[-1])["p50_ms"] / 1000
 
 
+def median_of_ours(commands):
+    return median_of_first(commands, dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")))
+
+
 def ours(bench, model, members, way="memory"):
     ports = free_ports(members)
-    return median_of_first(
-        [[bench, "train", rank, model, STEPS[model], way, *ports] for rank in range(members)],
-        dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")),
-    )
+    return median_of_ours([[bench, "train", rank, model, STEPS[model], way, *ports] for rank in range(members)])
 
 
 def apart(bench, model):
     """Two trainings of one worker each at the same time: cores of one machine slow each other down, whatever they do."""
-    return median_of_first(
-        [[bench, "train", 0, model, STEPS[model], "memory", port] for port in free_ports(2)],
-        dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")),
-    )
+    return median_of_ours([[bench, "train", 0, model, STEPS[model], "memory", port] for port in free_ports(2)])
 
 
 def theirs(model, members):

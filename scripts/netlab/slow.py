@@ -12,7 +12,8 @@ WAYS = {"sync": "sync", "int8": "int8", "diloco": "{ type: diloco, local_steps: 
 
 
 def slow_link_as_predicted():
-    """Two hosts 20 Mbit/s apart: int8 and diloco beat sync by about the ratio that the planner predicted before."""
+    """Two hosts 20 Mbit/s apart: int8 and diloco beat sync by about the ratio that the planner predicted before; and the link is
+    measured for what it carries from 80 ms away, too."""
     with NetLab("slowlink") as lab:
         a, b = lab.add_host("a"), lab.add_host("b")
         for one, other in ((a, b), (b, a)):
@@ -42,6 +43,10 @@ def slow_link_as_predicted():
             real, expected = measured["sync"] / measured[kind], predicted["sync"] / predicted[kind]
             said.append(f"{kind} {real:.2f} times as fast as sync, predicted {expected:.2f}")
             check(real > 1.5 and 0.5 < real / expected < 2, f"{said[-1]}; seconds a step {measured}, predicted {predicted}")
+        for one, other in ((a, b), (b, a)):
+            lab.way(one, other, delay=0.04)
+        far = [line["bytes_per_second"] / RATE for line in lab.json("preflight") if line["type"] == "link"]
+        check(len(far) == 2 and all(0.7 < part < 1.2 for part in far), f"80 ms away the preflight measures {far} of the link's rate")
         return "; ".join(said) + f"; sync {measured['sync'] * 1000:.0f} ms a step, predicted {predicted['sync'] * 1000:.0f}; accuracy {accuracy}"
 
 
